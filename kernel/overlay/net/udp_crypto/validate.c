@@ -365,6 +365,7 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 		reason = SKB_DROP_REASON_UDP_CRYPTO;
 	}
 	kfree_skb_reason(skb, reason);
+	dev_core_stats_tx_dropped_inc(dev);
 	return NULL;
 }
 
