@@ -229,10 +229,10 @@ Bytes protect(const PacketKeys &keys, ByteView packet, std::size_t pn_offset, st
     return wire;
 }
 
-std::optional<Opened> unprotect(const PacketKeys &keys, ByteView wire, std::size_t pn_offset,
-                                std::uint64_t expected_pn) {
-    if (wire.size() < pn_offset + 4 + UDP_QUIC_SAMPLE_LEN)
-        return std::nullopt;
+namespace {
+// @wire without tag, its header in the clear, and the number; the payload is still encrypted.
+Opened open_header(const PacketKeys &keys, ByteView wire, std::size_t pn_offset,
+                   std::uint64_t expected_pn) {
     Opened opened;
     opened.packet.assign(wire.begin(), wire.end() - UDP_QUIC_TAG_LEN);
     const Bytes mask =
@@ -244,7 +244,6 @@ std::optional<Opened> unprotect(const PacketKeys &keys, ByteView wire, std::size
         opened.packet[pn_offset + i] ^= mask[1 + i];
         truncated = truncated << 8 | opened.packet[pn_offset + i];
     }
-
     const std::uint64_t window = 1ULL << (8 * pn_length);
     const std::uint64_t half = window / 2;
     std::uint64_t pn = (expected_pn & ~(window - 1)) | truncated;
@@ -253,11 +252,28 @@ std::optional<Opened> unprotect(const PacketKeys &keys, ByteView wire, std::size
     else if (pn > expected_pn + half && pn >= window)
         pn -= window;
     opened.pn = pn;
+    return opened;
+}
+} // namespace
+
+std::uint64_t peek_packet_number(const PacketKeys &keys, ByteView wire, std::size_t pn_offset,
+                                 std::uint64_t expected_pn) {
+    if (wire.size() < pn_offset + 4 + UDP_QUIC_SAMPLE_LEN)
+        return ~std::uint64_t{0};
+    return open_header(keys, wire, pn_offset, expected_pn).pn;
+}
+
+std::optional<Opened> unprotect(const PacketKeys &keys, ByteView wire, std::size_t pn_offset,
+                                std::uint64_t expected_pn) {
+    if (wire.size() < pn_offset + 4 + UDP_QUIC_SAMPLE_LEN)
+        return std::nullopt;
+    Opened opened = open_header(keys, wire, pn_offset, expected_pn);
+    const std::size_t pn_length = (opened.packet[0] & 3) + 1U;
 
     const std::size_t header_length = pn_offset + pn_length;
     const ByteView text = wire.subspan(header_length, opened.packet.size() - header_length);
     CipherContext context =
-        start(keys, pn, false, wire.data() + opened.packet.size(), text.size());
+        start(keys, opened.pn, false, wire.data() + opened.packet.size(), text.size());
     int length = 0;
     if (EVP_DecryptUpdate(context.get(), nullptr, &length, opened.packet.data(),
                           static_cast<int>(header_length)) != 1)

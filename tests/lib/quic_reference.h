@@ -69,6 +69,10 @@ struct Opened {
 std::optional<Opened> unprotect(const PacketKeys &keys, ByteView wire, std::size_t pn_offset,
                                 std::uint64_t expected_pn);
 
+// The packet number of @wire as its header says, whether or not it decrypts.
+std::uint64_t peek_packet_number(const PacketKeys &keys, ByteView wire, std::size_t pn_offset,
+                                 std::uint64_t expected_pn);
+
 // What a QUIC packet looks like to the kernel.
 struct PacketShape {
     bool long_header = false;
