@@ -269,9 +269,9 @@ TEST(Tc, RedirectToAnotherDevice) {
     world.a.command("tc qdisc add dev va clsact; "
                     "tc filter add dev va egress protocol ip u32 match ip protocol 17 0xff "
                     "action mirred egress redirect dev wa; "
-                    "ip link set wa address $(cat /sys/class/net/va/address)");
-    const std::string mac = world.b.command("cat /sys/class/net/vb/address");
-    world.b.command("ip link set wb address " + mac);
+                    "ip link set wa address " +
+                    World::mac(world.a, "va"));
+    world.b.command("ip link set wb address " + World::mac(world.b, "vb"));
     Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
     flow.send_all_forms();
     flow.expect_all_arrive();
@@ -284,7 +284,7 @@ TEST(Tc, RedirectAndMirrorToIngress) {
         World world;
         world.a.command("ip link add d0 type dummy; ip link set d0 up; "
                         "ip addr add 10.1.9.9/24 dev d0; ip neigh add 10.1.9.1 lladdr "
-                        "$(cat /sys/class/net/d0/address) dev d0; "
+                        "$(ip -br link show d0 | awk '{print $3}') dev d0; "
                         "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.d0.rp_filter=0 "
                         "net.ipv4.conf.d0.accept_local=1 net.ipv4.conf.va.accept_local=1; "
                         "tc qdisc add dev d0 clsact; tc filter add dev d0 egress matchall "
@@ -376,8 +376,7 @@ TEST(Nftables, FwdAndDupAtEgress) {
     for (const char *verb : {"fwd to", "dup to"}) {
         World world;
         add_second_wire(world);
-        const std::string mac = world.b.command("cat /sys/class/net/vb/address");
-        world.b.command("ip link set wb address " + mac);
+        world.b.command("ip link set wb address " + World::mac(world.b, "vb"));
         world.a.command("nft add table netdev t; nft 'add chain netdev t e { type filter hook egress "
                         "device va priority 0; }'; nft add rule netdev t e ip protocol udp " +
                         std::string(verb) + " wa");
@@ -481,7 +480,7 @@ TEST(Changes, DeviceDownAndUp) {
     EXPECT_LT(flow.send_form({}), 0);
     world.a.command("ip link set va up");
     ASSERT_TRUE(eventually([&] {
-        return world.a.command("cat /sys/class/net/va/operstate").starts_with("up");
+        return world.a.command("ip -br link show va").find(" UP ") != std::string::npos;
     }));
     const std::size_t before = flow.arrived();
     EXPECT_GT(flow.send_form({.packets = 4}), 0);

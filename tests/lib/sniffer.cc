@@ -122,6 +122,8 @@ std::vector<Frame> Sniffer::drain() {
                 continue;
             break;
         }
+        if (from.sll_pkttype == PACKET_OUTGOING && from.sll_ifindex == ignored_ifindex_)
+            continue;
         Frame frame;
         buffer.resize(static_cast<std::size_t>(length));
         frame.data = std::move(buffer);

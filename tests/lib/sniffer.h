@@ -23,6 +23,9 @@ class Sniffer {
     // Of the calling thread's network namespace.
     explicit Sniffer(std::string where);
 
+    // Not judged: what is on its way out at this device.
+    void ignore_outgoing_of(int ifindex) { ignored_ifindex_ = ifindex; }
+
     // What has been heard since the last call; never waits.
     std::vector<Frame> drain();
     // Drains and judges: one line for each frame with plaintext and each wrong UDP checksum.
@@ -35,6 +38,7 @@ class Sniffer {
   private:
     std::string where_;
     UniqueFd fd_;
+    int ignored_ifindex_ = 0;
     unsigned udp_frames_ = 0;
     unsigned checksums_verified_ = 0;
 };

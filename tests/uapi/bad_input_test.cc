@@ -425,9 +425,9 @@ TEST_P(BadInput, MoreThanMaxSegments) {
 }
 
 TEST_P(BadInput, SegmentSizeWithoutRoom) {
-    for (std::uint16_t gso_size : {1, 15, 16})
-        for (std::uint16_t flags : {0, 1})
-            expect_refused(-EINVAL, packet(kPn), good(kPn, flags).gso_size(gso_size));
+    for (const std::uint16_t gso_size : {std::uint16_t{1}, std::uint16_t{15}, std::uint16_t{16}})
+        for (int flags : {0, 1})
+            expect_refused(-EINVAL, packet(kPn), good(kPn, static_cast<std::uint16_t>(flags)).gso_size(gso_size));
 }
 
 TEST_P(BadInput, SegmentMessageMalformed) {
@@ -762,7 +762,7 @@ TEST_P(BadInput, SaOfAnotherNetworkNamespace) {
     const Bytes plain = packet(kPn);
     elsewhere.run([&] {
         Loopback there(GetParam(), false);
-        for (std::uint32_t flags : {0U, UDP_CRYPTO_SA_F_SAME_UID}) {
+        for (std::uint32_t flags : {std::uint32_t{0}, std::uint32_t{UDP_CRYPTO_SA_F_SAME_UID}}) {
             UniqueFd holder;
             std::uint32_t index = 0;
             {

@@ -274,7 +274,7 @@ TEST_P(Option, DeleteTooShort) {
 
 TEST_P(Option, DeleteWithFlags) {
     ASSERT_EQ(add_sa(fd(), 5, some_keys()), 0);
-    for (std::uint32_t flags : {UDP_CRYPTO_SA_F_SAME_UID, 1U << 1, 1U << 31}) {
+    for (std::uint32_t flags : {std::uint32_t{UDP_CRYPTO_SA_F_SAME_UID}, 1U << 1, 1U << 31}) {
         const struct udp_crypto_req req = request(UDP_CRYPTO_OP_DEL_SA, 5, flags);
         EXPECT_EQ(set_state(fd(), &req, sizeof(req)), -EINVAL) << flags;
     }
