@@ -273,7 +273,7 @@ static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 	const unsigned int min = tx->pn_offset + UDP_QUIC_SAMPLE_OFFSET +
 				 UDP_QUIC_SAMPLE_LEN;
 	struct udp_crypto_cursor at = { .start = skb_headlen(skb) };
-	unsigned int i, end = payload + tx->wire_len;
+	unsigned int i;
 
 	/* all but the last are of the same length */
 	if (tx->seg_size < min ||
@@ -285,8 +285,6 @@ static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 		const u8 *p;
 		u8 buf[4];
 
-		if (WARN_ON_ONCE(payload + min > end))
-			return -ENODATA;
 		p = udp_crypto_peek(skb, &at, payload, 1, buf);
 		if (!p)
 			return -EFAULT;

@@ -295,11 +295,21 @@ static int udp_crypto_mask_header(struct udp_crypto_job *job, unsigned int i)
 /* May the data be written where it is? Pages from the user, or from a file,
  * and data shared with a clone may not; the copy is the skb's own.
  */
-static int udp_crypto_own_data(struct sk_buff *skb, gfp_t gfp)
+static int udp_crypto_own_data(struct sk_buff *skb, gfp_t gfp,
+			       enum udp_crypto_context context)
 {
+	struct ubuf_info *uarg = skb_zcopy(skb);
+
 	if (skb_has_frag_list(skb))
 		return __skb_linearize(skb);
-	if (!skb_cloned(skb) && !skb_zcopy(skb) && !skb_has_shared_frag(skb))
+	/* A new skb on which MSG_ZEROCOPY ended in a copy has a completion but
+	 * no page of the user. (Later a copied clone looks the same.)
+	 */
+	if (context == UDP_CRYPTO_MAY_SLEEP && uarg &&
+	    uarg->ops == &msg_zerocopy_ubuf_ops &&
+	    !uarg_to_msgzc(uarg)->zerocopy)
+		return 0;
+	if (!skb_cloned(skb) && !uarg && !skb_has_shared_frag(skb))
 		return 0;
 	return skb_copy_ubufs(skb, gfp);
 }
@@ -341,7 +351,7 @@ int udp_crypto_sw_encrypt(struct udp_sa *sa, struct sk_buff *skb,
 	if (!sw)
 		return -EAGAIN;
 
-	err = udp_crypto_own_data(skb, gfp);
+	err = udp_crypto_own_data(skb, gfp, context);
 	if (err)
 		return err;
 
