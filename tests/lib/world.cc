@@ -59,15 +59,19 @@ World::World(Wire wire) : wire_(wire) {
     listen();
 }
 
-World::~World() {
+void World::remove_devices() {
     if (first_id_ == 0)
         return;
-    for (unsigned id : {first_id_, first_id_ + 1}) {
-        try {
-            write_file("/sys/bus/netdevsim/del_device", std::to_string(id));
-        } catch (const std::exception &) {
-            // a test may have removed it
-        }
+    for (unsigned id : {first_id_, first_id_ + 1})
+        write_file("/sys/bus/netdevsim/del_device", std::to_string(id));
+    first_id_ = 0;
+}
+
+World::~World() {
+    try {
+        remove_devices();
+    } catch (const std::exception &error) {
+        ADD_FAILURE() << error.what();
     }
 }
 

@@ -31,6 +31,8 @@ class World {
     World(const World &) = delete;
     World &operator=(const World &) = delete;
     Wire wire() const { return wire_; }
+    // Takes the simulated devices away (kOffload and kOffloadNoSegmentation).
+    void remove_devices();
     // The Ethernet address of a device.
     static std::string mac(const NetNamespace &ns, const std::string &device);
     std::uint64_t count_a(const std::string &name) const;
