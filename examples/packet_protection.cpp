@@ -248,7 +248,8 @@ bool PacketProtection::protect_in_user_space(std::span<std::uint8_t> packet,
     std::array<std::uint8_t, UDP_QUIC_SAMPLE_LEN> mask{};
     if (ngtcp2_crypto_hp_mask(mask.data(), &hp_, &hp_ctx_, &packet[sample_offset]) != 0)
         return false;
-    packet[0] ^= mask[0] & 0x1f; // RFC 9001 section 5.4.1, short header
+    mask[0] &= 0x1f; // RFC 9001 section 5.4.1, short header
+    packet[0] ^= mask[0];
     for (std::size_t i = 0; i < pn_length; ++i)
         packet[plaintext.pn_offset + i] ^= mask[1 + i];
     ++stats_.stepped_back;
