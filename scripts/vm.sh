@@ -83,7 +83,7 @@ done
 # --- what the guest is made of -------------------------------------------------------------------
 
 modules=''
-if [[ $kernel = */* || -f $kernel ]]; then
+if [[ $kernel = */* ]]; then
     [[ -f $kernel ]] || die "--kernel $kernel: no such file"
     image=$(realpath "$kernel")
 else
@@ -198,6 +198,9 @@ mkdir -p "$run/extra/vm"
 [[ -n $log ]] || log=$LOGS/vm-$(date +%Y%m%d-%H%M%S)-$$.log
 mkdir -p "$(dirname "$log")"
 log=$(realpath "$log")
+# Of the logs that nobody named, the last hundred stay.
+find "$LOGS" -maxdepth 1 -name 'vm-2*.log' -printf '%T@ %p\n' | sort -rn | tail -n +101 | cut -d' ' -f2- |
+    xargs -r rm -f
 
 # The host may be busy: that a processor got no time for long is no fault of the guest's kernel.
 command_line='console=ttyS0 panic=-1 oops=panic loglevel=7 random.trust_cpu=1'
@@ -231,7 +234,7 @@ else
 fi
 [[ -z $icount ]] || arguments+=(-icount 'shift=0,sleep=off')
 
-netdev='user,id=net0,ipv6=on'
+netdev='user,id=net0,ipv4=on,ipv6=on' # either alone would switch the other off
 for forward in "${forwards[@]}"; do
     if [[ $forward =~ ^(udp|tcp):([0-9]+)(:([0-9]+))?$ ]]; then
         netdev+=",hostfwd=${BASH_REMATCH[1]}:127.0.0.1:${BASH_REMATCH[2]}-:${BASH_REMATCH[4]:-${BASH_REMATCH[2]}}"
