@@ -80,6 +80,8 @@ bool Connection::init(Endpoint &endpoint, const Address &local, const Address &r
     ngtcp2_settings_default(&settings);
     settings.initial_ts = now_ns();
     settings.token = initial.token;
+    // A client that takes longer than the idle timeout is gone anyway.
+    settings.handshake_timeout = options.idle_timeout_ns;
     settings.max_window = 24 * kMebi;
     settings.max_stream_window = 16 * kMebi;
     settings.no_pmtud = !options.path_mtu_discovery;

@@ -144,7 +144,7 @@ say "[guest] booting the $kernel kernel; server in it: --path $server_path"
 "$ROOT/run" vm --kernel "$kernel" --nic virtio --forward "udp:$port" --capture "$work/wire.pcap" \
     --timeout 900 --log "$work/kernel.log" -- \
     "$ROOT/scripts/guest/count-server" "$work" "$server" --path "$server_path" --port "$port" \
-    --listen 0.0.0.0 --document-root "$work/root" --exit-after-connections 1 --max-runtime 600 \
+    --listen 0.0.0.0 --document-root "$work/root" --exit-after-connections 1 --max-runtime 600 --idle-timeout 60 \
     --stats-json "$work/server.json" --verbose "${server_args[@]}" \
     >"$work/server.log" 2>&1 </dev/null &
 vm_pid=$!
@@ -159,7 +159,7 @@ say "[guest] $(grep '^packet protection' "$work/server.log")"
 
 say "[client] gtlsclient of ngtcp2-client $(dpkg-query -W -f='${Version}' ngtcp2-client), unmodified"
 start=$(date +%s%N)
-SSLKEYLOGFILE=$work/secrets.log gtlsclient --quiet --exit-on-all-streams-close --timeout=60s \
+SSLKEYLOGFILE=$work/secrets.log gtlsclient --quiet --exit-on-all-streams-close --timeout=60s --handshake-timeout=60s \
     --ciphers="NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+$cipher" --download="$work/download" \
     "${client_args[@]}" 127.0.0.1 "$port" https://localhost/file.bin \
     >"$work/client.log" 2>&1 </dev/null &
