@@ -228,7 +228,7 @@ many_connections() {
     done
     return "$status"
 }
-expectations=('all handshakes are completed' '.connections.handshakes == 10 and .http.responses == {"200": 25}')
+expectations=('all handshakes are completed' '.connections.handshakes == 10 and .http.responses == {"200": 10}')
 run_case many-connections many_connections
 
 # --- stepping back -----------------------------------------------------------------------------------
