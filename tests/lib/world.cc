@@ -153,8 +153,12 @@ ssize_t Flow::send_form(const Form &form) {
         control.gso_size(static_cast<std::uint16_t>(size_ + UDP_QUIC_TAG_LEN));
     const ssize_t result =
         send(sender_.get(), data, control, &to_, form.zerocopy ? MSG_ZEROCOPY : 0);
-    if (result < 0)
+    if (result < 0) {
+        // Their numbers are not used again: should one arrive, we know what it was.
+        for (unsigned i = 0; i < form.packets; ++i)
+            refused_.insert(next_pn_++);
         return result;
+    }
     EXPECT_EQ(result, static_cast<ssize_t>(data.size()));
     for (Bytes &packet : packets)
         packets_.emplace(next_pn_++, std::move(packet));
@@ -191,6 +195,10 @@ bool Flow::is_of_this_flow(ByteView wire) {
     const auto opened = unprotect(keys_, wire, shape().pn_offset(), next_pn_);
     if (!opened)
         return false;
+    if (refused_.contains(opened->pn)) {
+        ADD_FAILURE() << "packet " << opened->pn - kFirstPn << " arrived, whose send had failed";
+        return true;
+    }
     const auto found = packets_.find(opened->pn);
     if (found == packets_.end()) {
         ADD_FAILURE() << "arrived with a number that was never sent: " << opened->pn - kFirstPn;

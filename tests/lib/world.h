@@ -94,7 +94,8 @@ class Flow {
     bool is_of_this_flow(ByteView wire);
 
     std::uint64_t next_pn() const { return next_pn_; }
-    std::uint64_t sent() const { return next_pn_ - kFirstPn; }
+    // Packets of the sends that succeeded
+    std::uint64_t sent() const { return packets_.size(); }
     std::size_t arrived() const { return arrived_.size(); }
     std::uint64_t duplicates() const { return duplicates_; }
 
@@ -110,6 +111,7 @@ class Flow {
     std::uint64_t duplicates_ = 0;
     std::map<std::uint64_t, Bytes> packets_;
     std::set<std::uint64_t> arrived_;
+    std::set<std::uint64_t> refused_;
 };
 
 } // namespace quic_test
