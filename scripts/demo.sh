@@ -139,7 +139,7 @@ say "[guest] booting the $kernel kernel; server in it: --path $server_path"
     --stats-json "$work/server.json" --verbose "${server_args[@]}" \
     >"$work/server.log" 2>&1 </dev/null &
 vm_pid=$!
-while ! grep -q '^listening on' "$work/server.log"; do
+while ! grep -qs '^listening on' "$work/server.log"; do
     kill -0 "$vm_pid" 2>/dev/null || {
         vm_pid=''
         die "the server did not start: $(tail -n 1 "$work/server.log"); log: $(show_path "$work/server.log")"
@@ -169,8 +169,14 @@ wait "$client_pid" || client_status=$?
 client_pid=''
 milliseconds=$((($(date +%s%N) - start) / 1000000))
 
+# The server ends after its one connection; it stays if none came.
 say "[guest] waiting for its end"
 vm_status=0
+for ((i = 0; i < 300; i++)); do
+    kill -0 "$vm_pid" 2>/dev/null || break
+    sleep 0.1
+done
+kill "$vm_pid" 2>/dev/null && say '[guest] still there after 30 s: stopped' || true
 wait "$vm_pid" || vm_status=$?
 vm_pid=''
 
@@ -226,7 +232,7 @@ wire() {
 }
 
 packets=$(counted TxPackets)
-dropped=$(($(counted DropNoSa) + $(counted DropNoMem) + $(counted DropError)))
+dropped=$(($(counted DropNoSa) + $(counted DropNoKeys) + $(counted DropNoMem) + $(counted DropError)))
 in_user_space=$(($(server_count .send.user.packets) + $(server_count .send.coalesced_packets)))
 batches=$(counted TxGsoSends)
 largest=$(counter_now TxGsoMaxSegs)
