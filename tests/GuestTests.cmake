@@ -4,7 +4,7 @@
 # taken once, on the release kernel every combination.
 
 # --- the user interface ---------------------------------------------------------------------------
-add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 600 LABELS uapi)
+add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS uapi)
 add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 1200
                LABELS uapi)
 
@@ -28,11 +28,11 @@ add_guest_test(NAME datapath.debug.all COMMAND datapath_test KERNEL debug CPUS 2
 foreach(kernel release debug)
   add_test(NAME datapath.virtio.${kernel}
            COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/datapath/virtio ${kernel} $<TARGET_FILE:virtio_test>)
-  set_tests_properties(datapath.virtio.${kernel} PROPERTIES LABELS "guest;${kernel};datapath" TIMEOUT 400)
+  set_tests_properties(datapath.virtio.${kernel} PROPERTIES LABELS "guest;${kernel};datapath" TIMEOUT 1500)
 endforeach()
 
 # --- all at once ----------------------------------------------------------------------------------
-add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 600 LABELS stress)
+add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS stress)
 add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 1200 LABELS stress)
 
 # --- the kernel's own selftests -------------------------------------------------------------------

@@ -171,6 +171,13 @@ ssize_t Flow::send_form(const Form &form) {
     return result;
 }
 
+void Flow::settle(const World &world) {
+    EXPECT_TRUE(eventually([&] {
+        send_form({});
+        return world.count_a("TxDevice") > 0;
+    })) << "the device never took a packet";
+}
+
 void Flow::send_all_forms(unsigned rounds, bool gso) {
     for (unsigned round = 0; round < rounds; ++round)
         for (const Form &form :

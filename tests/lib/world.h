@@ -79,6 +79,9 @@ class Flow {
         bool inline_keys = false;
         unsigned packets = 1; // more than 1: GSO
     };
+    // Sends single packets until the offloading device has taken one: it gets to know an SA by its
+    // first packets.
+    void settle(const World &world);
     // Sends the next packets; bytes or -errno. A send that succeeds is recorded.
     ssize_t send_form(const Form &form);
     // All forms, @rounds times; adds a failure for each send that does not succeed.
