@@ -529,7 +529,7 @@ TEST_P(Changes, OffloadGoesWhilePacketsWait) {
     World world(GetParam());
     Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
     flow.settle(world);
-    world.a.command("tc qdisc replace dev va root netem delay 300ms limit 10000");
+    world.a.command("tc qdisc replace dev va root netem delay 5s limit 10000");
     flow.send_all_forms();
     world.a.command("ethtool -K va udp-crypto-hw-tx-offload off");
     flow.expect_all_arrive(false, &world);
