@@ -69,7 +69,8 @@ TEST_P(Paths, EverythingArrivesProtected) {
         EXPECT_EQ(flow.send_form({.packets = 3}), -EIO);
         EXPECT_EQ(world.count_a("TxPackets"), before);
     }
-    world.expect_clean();
+    // Nobody hears what is inside ESP in transport mode.
+    world.expect_clean(std::string(path.name) == "XfrmTransport");
 }
 
 const Path kPaths[] = {
@@ -83,7 +84,7 @@ const Path kPaths[] = {
     {"NoChecksum6", "ethtool -K va tx off >/dev/null", "", "fd01::2", true, true},
     {"NoUdpSegmentation4", "ethtool -K va tx-udp-segmentation off >/dev/null", "", "10.1.1.2"},
     {"NoUdpSegmentation6", "ethtool -K va tx-udp-segmentation off >/dev/null", "", "fd01::2"},
-    {"NoScatterGather", "ethtool -K va sg off >/dev/null", "", "10.1.1.2", true, true},
+    {"NoScatterGather", "ethtool -K va sg off >/dev/null", "", "10.1.1.2"},
     {"NoGso", "ethtool -K va gso off >/dev/null", "", "10.1.1.2", true, true},
     {"Vlan",
      "ip link add link va name va.7 type vlan id 7; ip addr add 10.1.7.1/24 dev va.7; "
@@ -186,7 +187,7 @@ const Path kPaths[] = {
      "ip link add vx type vxlan external dstport 4789; ip addr add 10.1.5.1/24 dev vx; "
      "ip link set vx up; ip route add 10.1.6.0/24 encap ip id 9 dst 10.1.1.2 dev vx; "
      "ip neigh add 10.1.6.2 lladdr 02:00:00:00:00:66 dev vx",
-     "ip link add vx type vxlan id 9 local 10.1.1.2 dstport 4789 address 02:00:00:00:00:66; "
+     "ip link add vx address 02:00:00:00:00:66 type vxlan id 9 local 10.1.1.2 dstport 4789; "
      "ip addr add 10.1.6.2/24 dev vx; ip link set vx up; ip route add 10.1.5.0/24 dev vx",
      "10.1.6.2"},
     {"LwtunnelSeg6", "ip route add fd06::/64 encap seg6 mode encap segs fd01::2 dev va",
