@@ -4,9 +4,15 @@
 # taken once, on the release kernel every combination.
 
 # --- the user interface ---------------------------------------------------------------------------
-add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 600 LABELS uapi)
+foreach(shard 0 1)
+  add_guest_test(NAME uapi.${shard} COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL release TIMEOUT 600
+                 LABELS uapi ENV GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=${shard})
+endforeach()
 add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 1200
                LABELS uapi)
+# Searches all of the guest's memory: little is quickly searched.
+add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERNEL release MEMORY 320
+               TIMEOUT 300 LABELS uapi)
 
 # --- the data path --------------------------------------------------------------------------------
 foreach(shard 0 1)
