@@ -40,7 +40,13 @@ class Secret {
                 return false;
         return true;
     }
-    std::uint8_t first_byte() const { return disguised_[0] ^ kMask; }
+    std::uint16_t first_two_bytes() const {
+        const std::uint8_t bytes[2] = {static_cast<std::uint8_t>(disguised_[0] ^ kMask),
+                                       static_cast<std::uint8_t>(disguised_[1] ^ kMask)};
+        std::uint16_t out = 0;
+        std::memcpy(&out, bytes, sizeof(out));
+        return out;
+    }
 
   private:
     static constexpr std::uint8_t kMask = 0xa7;
@@ -62,18 +68,9 @@ void clear_vector_registers() {
 }
 
 bool found_in(const Secret &secret, ByteView bytes) {
-    const std::uint8_t *at = bytes.data();
-    const std::uint8_t *const end = at + bytes.size();
-    while (end - at >= static_cast<std::ptrdiff_t>(kSecret / 2)) {
-        at = static_cast<const std::uint8_t *>(
-            std::memchr(at, secret.first_byte(), static_cast<std::size_t>(end - at)));
-        if (at == nullptr || end - at < static_cast<std::ptrdiff_t>(kSecret / 2))
-            return false;
-        if (secret.is_at(at))
-            return true;
-        ++at;
-    }
-    return false;
+    std::vector<unsigned> found(1, 0);
+    find_secrets({&secret}, bytes, found);
+    return found[0] > 0;
 }
 
 // How many of @secrets are anywhere in the direct map of physical memory: one flag each.
@@ -105,9 +102,7 @@ std::vector<unsigned> scan_memory(const std::vector<const Secret *> &secrets) {
                 at += 4096; // a hole
                 continue;
             }
-            for (std::size_t s = 0; s < secrets.size(); ++s)
-                if (found_in(*secrets[s], ByteView(buffer).first(static_cast<std::size_t>(got))))
-                    ++found[s];
+            find_secrets(secrets, ByteView(buffer).first(static_cast<std::size_t>(got)), found);
             // Not to be found in our own pages by the rest of the scan
             ::explicit_bzero(buffer.data(), static_cast<std::size_t>(got));
             at += static_cast<std::uint64_t>(got);
