@@ -67,6 +67,23 @@ void clear_vector_registers() {
                 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "memory");
 }
 
+// Marks in @found which of @secrets are in @bytes. Looks at every fourth byte: what the kernel
+// keeps keys in is aligned at least so. One look into a table decides for nearly all of them.
+void find_secrets(const std::vector<const Secret *> &secrets, ByteView bytes,
+                  std::vector<unsigned> &found) {
+    std::vector<std::uint8_t> candidate(65536, 0);
+    for (const Secret *secret : secrets)
+        candidate[secret->first_two_bytes()] = 1;
+    for (std::size_t at = 0; at + kSecret / 2 <= bytes.size(); at += 4) {
+        std::uint16_t start = 0;
+        std::memcpy(&start, bytes.data() + at, sizeof(start));
+        if (candidate[start] == 0)
+            continue;
+        for (std::size_t s = 0; s < secrets.size(); ++s)
+            found[s] += secrets[s]->is_at(bytes.data() + at);
+    }
+}
+
 bool found_in(const Secret &secret, ByteView bytes) {
     std::vector<unsigned> found(1, 0);
     find_secrets({&secret}, bytes, found);
