@@ -89,7 +89,7 @@ struct udp_quic_keys {
  * socket when the SA was made may send with it. Without the flag only the
  * socket that made it may. Only that socket can delete or show it.
  */
-#define UDP_CRYPTO_SA_F_SAME_UID	(1U << 0)
+#define UDP_CRYPTO_SA_F_SAME_UID	0x1
 
 /**
  * struct udp_crypto_req - the start of every socket option structure (16 bytes)
@@ -207,7 +207,7 @@ struct udp_crypto_caps {
  * other, and the kernel makes the room; MSG_ZEROCOPY is then accepted but
  * copies (SO_EE_CODE_ZEROCOPY_COPIED).
  */
-#define UDP_QUIC_CRYPTO_F_TAG_ROOM	(1U << 0)
+#define UDP_QUIC_CRYPTO_F_TAG_ROOM	0x1
 
 /* @sa of a message that brings its keys along */
 #define UDP_QUIC_CRYPTO_SA_INLINE	0xffffffffU

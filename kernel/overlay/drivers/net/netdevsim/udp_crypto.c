@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A simulated device that protects QUIC packets: plaintext comes in through
+ * nsim_start_xmit(), ciphertext goes to the peer.
+ */
+#include <net/udp_crypto.h>
+
+#include "netdevsim.h"
+
+static const struct udp_crypto_ops nsim_udp_crypto_ops = { };
+
+/* Returns false when the packet must be dropped. */
+bool nsim_udp_crypto_tx(struct netdevsim *ns, struct sk_buff *skb)
+{
+	return !skb_udp_crypto_plaintext(skb) ||
+	       !udp_crypto_emulate(ns->netdev, skb);
+}
+
+/* Off until somebody wants it; with UDP segmentation, as a NIC would have. */
+void nsim_udp_crypto_init(struct netdevsim *ns)
+{
+	ns->netdev->udp_crypto_ops = &nsim_udp_crypto_ops;
+	ns->netdev->hw_features |= NETIF_F_HW_UDP_CRYPTO_TX |
+				   NETIF_F_GSO_UDP_L4;
+}

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * QUIC packet protection below UDP sockets (RFC 9001 section 5).
+ *
+ * A packet that a socket sends with UDP_QUIC_CRYPTO either becomes ciphertext
+ * before it leaves udp_sendmsg() (the route's device has no offload), or
+ * travels as plaintext, marked by skb->decrypted and a SKB_EXT_UDP_CRYPTO
+ * extension, until a device with NETIF_F_HW_UDP_CRYPTO_TX takes it.
+ * validate_xmit_skb() and every other way out of the stack protects it in
+ * software, or drops it, where no such device is met.
+ */
+#ifndef _NET_UDP_CRYPTO_H
+#define _NET_UDP_CRYPTO_H
+
+#include <linux/atomic.h>
+#include <linux/llist.h>
+#include <linux/refcount.h>
+#include <linux/rhashtable-types.h>
+#include <linux/skbuff.h>
+#include <linux/sockptr.h>
+#include <linux/uidgid.h>
+#include <uapi/linux/udp_crypto.h>
+
+struct cmsghdr;
+struct msghdr;
+struct net;
+struct net_device;
+struct sock;
+struct udp_crypto_sw;
+struct udp_sa;
+
+/**
+ * struct udp_crypto_ext - what a plaintext packet takes along (SKB_EXT_UDP_CRYPTO)
+ * @pn: packet number of the first QUIC packet in the skb, host order
+ * @inline_sa: keys that came with the message, a reference is held; or NULL
+ * @sa: index in the table of the network namespace of the sending socket
+ * @gen: generation of that SA: the index may be another's by now
+ * @pn_offset: from the start of each QUIC packet, bytes
+ *
+ * A segment of a GSO skb has its own extension with its own number.
+ */
+struct udp_crypto_ext {
+	u64		pn;
+	struct udp_sa	*inline_sa;
+	u32		sa;
+	u32		gen;
+	u16		pn_offset;
+};
+
+/**
+ * struct udp_crypto_ops - a device's side of the offload
+ * @tx_ok: may this skb be left to the device? It is plaintext, has a checksum
+ *	to be completed by the device (or none), and needs no software
+ *	segmentation. Called on transmit with BHs off, under RCU. NULL: yes.
+ */
+struct udp_crypto_ops {
+	bool (*tx_ok)(struct net_device *dev, const struct sk_buff *skb,
+		      const struct udp_sa *sa);
+};
+
+#ifdef CONFIG_UDP_CRYPTO
+
+/**
+ * struct udp_crypto_tx - the UDP_QUIC_CRYPTO message of one sendmsg() call
+ *
+ * Lives on the stack of udp_sendmsg(). Only @requested is valid without a
+ * message.
+ */
+struct udp_crypto_tx {
+	struct msghdr	*msg;
+	struct udp_sa	*inline_sa;
+	u64		pn;
+	u32		sa;
+	u32		wire_len;	/* of the UDP payload, tags included */
+	u16		seg_size;	/* on the wire; wire_len without GSO */
+	u16		pn_offset;
+	u16		flags;
+	bool		requested;
+};
+
+static inline void udp_crypto_tx_init(struct udp_crypto_tx *tx)
+{
+	tx->requested = false;
+}
+
+static inline bool udp_crypto_tx_requested(const struct udp_crypto_tx *tx)
+{
+	return unlikely(tx->requested);
+}
+
+int udp_crypto_cmsg(struct sock *sk, struct cmsghdr *cmsg,
+		    struct udp_crypto_tx *tx);
+bool udp_crypto_cmsg_present(struct msghdr *msg);
+int udp_crypto_tx_start(struct udp_crypto_tx *tx, struct msghdr *msg,
+			size_t len, u16 gso_size, bool cork);
+void __udp_crypto_tx_end(struct udp_crypto_tx *tx);
+bool udp_crypto_tx_copies(const struct udp_crypto_tx *tx,
+			  const struct net_device *dev);
+int udp_crypto_getfrag(void *from, char *to, int offset, int len, int odd,
+		       struct sk_buff *skb);
+int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
+		       unsigned int mtu);
+
+static inline void udp_crypto_tx_end(struct udp_crypto_tx *tx)
+{
+	if (unlikely(tx->requested))
+		__udp_crypto_tx_end(tx);
+}
+
+int udp_crypto_setsockopt(struct sock *sk, sockptr_t optval,
+			  unsigned int optlen);
+int udp_crypto_getsockopt(struct sock *sk, char __user *optval,
+			  int __user *optlen);
+void udp_crypto_destroy_sock(struct sock *sk);
+
+/* Is this plaintext that a software path must not let through? */
+static inline bool skb_udp_crypto_plaintext(const struct sk_buff *skb)
+{
+	return unlikely(skb_ext_exist(skb, SKB_EXT_UDP_CRYPTO));
+}
+
+struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
+					 struct net_device *dev);
+int __udp_crypto_protect_late(struct net *net, struct sk_buff *skb);
+int udp_crypto_gso_segment(const struct sk_buff *gso_skb,
+			   struct sk_buff *segs, unsigned int mss);
+void udp_crypto_ext_get(struct udp_crypto_ext *ext);
+void udp_crypto_ext_put(struct udp_crypto_ext *ext);
+
+/**
+ * udp_crypto_protect_late() - make sure that @skb is no plaintext any more
+ * @net: network namespace that it is in
+ * @skb: any packet, not shared; cloned ones get private data
+ *
+ * For the ways out of the transmit path that do not lead through
+ * validate_xmit_skb(). Any context but hard interrupt.
+ * Return: 0, or an error with the packet unchanged, to be dropped.
+ */
+static inline int udp_crypto_protect_late(struct net *net, struct sk_buff *skb)
+{
+	if (!skb_udp_crypto_plaintext(skb))
+		return 0;
+	return __udp_crypto_protect_late(net, skb);
+}
+
+struct udp_sa_key {
+	struct sock	*sk;
+	u64		cookie;
+};
+
+/**
+ * struct udp_sa - a security association
+ * @keys: as user space gave them
+ * @key: of the table by owner and cookie
+ * @key.sk: socket that made it; NULL for one made otherwise. Compared, never
+ *	followed, on the transmit path
+ * @key.cookie: the owner's name for it
+ * @index: in the table of the network namespace; 0 for inline keys
+ * @gen: unlike that of any other SA
+ * @uid: that may use it with UDP_CRYPTO_SA_F_SAME_UID
+ * @flags: UDP_CRYPTO_SA_F_*
+ * @packet_limit: or 0
+ * @packets: taken; for the limit and for user space
+ * @bytes: taken
+ * @packets_sw: of @packets, protected by the kernel
+ * @packets_dropped: of @packets
+ * @sw: ciphers set up, by enum udp_crypto_context; made when first needed
+ * @refs: one of the table, one of each software encryption under way in
+ *	process context; of inline keys: one of each holder
+ * @building: bit 0: @work is under way to build @sw[1]
+ * @node: in the table by owner and cookie
+ * @siblings: other SAs of the same socket, under the table's mutex
+ * @rcu: grace period between the table and the end
+ * @work: builds @sw[1] when it was missed, then frees what the last
+ *	reference left
+ *
+ * Found under RCU by index. A packet in flight holds no reference but finds
+ * the SA again.
+ */
+struct udp_sa {
+	struct udp_quic_keys	keys;
+	struct udp_sa_key	key;
+	u32			index;
+	u32			gen;
+	kuid_t			uid;
+	u32			flags;
+	u64			packet_limit;
+	atomic64_t		packets;
+	atomic64_t		bytes;
+	atomic64_t		packets_sw;
+	atomic64_t		packets_dropped;
+	struct udp_crypto_sw	*sw[2];
+	refcount_t		refs;
+	unsigned long		building;
+	struct rhash_head	node;
+	struct hlist_node	siblings;
+	struct rcu_head		rcu;
+	struct llist_node	work;
+};
+
+int udp_crypto_emulate(struct net_device *dev, struct sk_buff *skb);
+struct udp_sa *udp_crypto_ext_sa(const struct net *net,
+				 const struct udp_crypto_ext *ext);
+
+#else /* !CONFIG_UDP_CRYPTO */
+
+struct udp_crypto_tx { };
+
+static inline void udp_crypto_tx_init(struct udp_crypto_tx *tx) { }
+
+static inline bool udp_crypto_tx_requested(const struct udp_crypto_tx *tx)
+{
+	return false;
+}
+
+static inline int udp_crypto_cmsg(struct sock *sk, struct cmsghdr *cmsg,
+				  struct udp_crypto_tx *tx)
+{
+	return -EINVAL;
+}
+
+static inline bool udp_crypto_cmsg_present(struct msghdr *msg)
+{
+	return false;
+}
+
+static inline int udp_crypto_tx_start(struct udp_crypto_tx *tx,
+				      struct msghdr *msg, size_t len,
+				      u16 gso_size, bool cork)
+{
+	return 0;
+}
+
+static inline void udp_crypto_tx_end(struct udp_crypto_tx *tx) { }
+
+static inline bool udp_crypto_tx_copies(const struct udp_crypto_tx *tx,
+					const struct net_device *dev)
+{
+	return false;
+}
+
+static inline int udp_crypto_getfrag(void *from, char *to, int offset, int len,
+				     int odd, struct sk_buff *skb)
+{
+	return -EINVAL;
+}
+
+static inline int udp_crypto_protect(struct udp_crypto_tx *tx,
+				     struct sk_buff *skb, unsigned int mtu)
+{
+	return 0;
+}
+
+static inline int udp_crypto_setsockopt(struct sock *sk, sockptr_t optval,
+					unsigned int optlen)
+{
+	return -ENOPROTOOPT;
+}
+
+static inline int udp_crypto_getsockopt(struct sock *sk, char __user *optval,
+					int __user *optlen)
+{
+	return -ENOPROTOOPT;
+}
+
+static inline void udp_crypto_destroy_sock(struct sock *sk) { }
+
+static inline bool skb_udp_crypto_plaintext(const struct sk_buff *skb)
+{
+	return false;
+}
+
+static inline struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
+						       struct net_device *dev)
+{
+	return skb;
+}
+
+static inline int udp_crypto_gso_segment(const struct sk_buff *gso_skb,
+					 struct sk_buff *segs, unsigned int mss)
+{
+	return 0;
+}
+
+static inline int udp_crypto_protect_late(struct net *net, struct sk_buff *skb)
+{
+	return 0;
+}
+
+#endif /* CONFIG_UDP_CRYPTO */
+
+#endif /* _NET_UDP_CRYPTO_H */

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _UDP_CRYPTO_INTERNAL_H
+#define _UDP_CRYPTO_INTERNAL_H
+
+#include <linux/mutex.h>
+#include <linux/rhashtable.h>
+#include <linux/xarray.h>
+#include <net/snmp.h>
+#include <net/udp_crypto.h>
+
+/* An index is a number of at most 24 bits: the tree stays four levels deep
+ * and one index is given out again only after 16 million others.
+ */
+#define UDP_SA_INDEX_MAX	((1U << 24) - 1)
+#define UDP_SA_DEFAULT_MAX	1048576U
+#define UDP_SA_MAX_MAX		8388608U
+
+#define UDP_CRYPTO_SA_FLAGS	UDP_CRYPTO_SA_F_SAME_UID
+#define UDP_CRYPTO_CMSG_FLAGS	UDP_QUIC_CRYPTO_F_TAG_ROOM
+
+/* A header protection sample starts this far behind the start of the packet
+ * number, however long that is (RFC 9001 section 5.4.2).
+ */
+#define UDP_QUIC_SAMPLE_OFFSET	4
+
+enum {
+	UDP_CRYPTO_MIB_TXPACKETS,	/* QUIC packets taken from senders */
+	UDP_CRYPTO_MIB_TXBYTES,		/* their bytes, tags included */
+	UDP_CRYPTO_MIB_TXSENDS,		/* messages they came in */
+	UDP_CRYPTO_MIB_TXGSOSENDS,	/* those of more than one packet */
+	UDP_CRYPTO_MIB_TXSOFTWARE,	/* packets the kernel protected */
+	UDP_CRYPTO_MIB_TXSOFTWARELATE,	/* those below the socket */
+	UDP_CRYPTO_MIB_TXDEVICE,	/* packets left to devices */
+	UDP_CRYPTO_MIB_DROPNOSA,	/* SA deleted meanwhile */
+	UDP_CRYPTO_MIB_DROPNOKEYS,	/* software ciphers not set up yet */
+	UDP_CRYPTO_MIB_DROPNOMEM,	/* no memory below the socket */
+	UDP_CRYPTO_MIB_DROPERROR,	/* anything else */
+	UDP_CRYPTO_MIB_SAADDED,
+	UDP_CRYPTO_MIB_SADELETED,
+	UDP_CRYPTO_MIB_MAX
+};
+
+struct udp_crypto_mib {
+	unsigned long mibs[UDP_CRYPTO_MIB_MAX];
+};
+
+/**
+ * struct udp_crypto_net - security associations of a network namespace
+ * @sas: by index; read under RCU
+ * @by_cookie: by owner and cookie
+ * @lock: for changes of both, and of the sockets' lists
+ * @next: where the search for a free index goes on
+ * @count: SAs in @sas, under @lock
+ * @max_sa: sysctl net.ipv4.udp_crypto_max_sa
+ * @gso_max_segs: largest batch seen
+ * @mib: counters for /proc/net/udp_crypto_stat
+ */
+struct udp_crypto_net {
+	struct xarray		sas;
+	struct rhashtable	by_cookie;
+	struct mutex		lock;	/* both tables, sockets' lists */
+	u32			next;
+	unsigned int		count;
+	unsigned int		max_sa;
+	unsigned int		gso_max_segs;
+	DEFINE_SNMP_STAT(struct udp_crypto_mib, mib);
+	struct ctl_table_header	*sysctl;
+};
+
+struct udp_crypto_net *udp_crypto_pernet(const struct net *net);
+
+#define UDP_CRYPTO_ADD_STATS(un, field, n) \
+	SNMP_ADD_STATS((un)->mib, UDP_CRYPTO_MIB_##field, n)
+#define UDP_CRYPTO_INC_STATS(un, field) UDP_CRYPTO_ADD_STATS(un, field, 1)
+
+int udp_crypto_stats_init(struct net *net, struct udp_crypto_net *un);
+void udp_crypto_stats_exit(struct net *net, struct udp_crypto_net *un);
+
+/* sadb.c */
+int udp_quic_keys_check(const struct udp_quic_keys *keys);
+struct udp_sa *udp_sa_alloc(const struct udp_quic_keys *keys, gfp_t gfp);
+void udp_sa_put(struct udp_sa *sa);
+struct udp_sa *udp_sa_lookup(const struct udp_crypto_net *un, u32 index);
+void udp_sa_build_later(struct udp_sa *sa);
+int udp_sa_add(struct sock *sk, const struct udp_crypto_sa *req);
+int udp_sa_del(struct sock *sk, u64 cookie);
+int udp_sa_info(struct sock *sk, u64 cookie, struct udp_crypto_sa_info *info);
+
+/* send.c */
+bool udp_sa_permits(const struct udp_sa *sa, const struct sock *sk);
+
+/* validate.c */
+bool udp_crypto_dev_takes(struct net_device *dev, const struct sk_buff *skb,
+			  const struct udp_sa *sa);
+
+/* software.c */
+
+/* Where an encryption runs. In process context any implementation of a cipher
+ * will do, asynchronous ones included (on x86 the AES-NI ones are registered
+ * as such); elsewhere only synchronous ones can be used.
+ */
+enum udp_crypto_context {
+	UDP_CRYPTO_MAY_SLEEP,
+	UDP_CRYPTO_ATOMIC,
+};
+
+u32 udp_crypto_sw_ciphers(void);
+int udp_crypto_sw_build(struct udp_sa *sa, enum udp_crypto_context context);
+void udp_crypto_sw_free(struct udp_crypto_sw *sw);
+int udp_crypto_sw_encrypt(struct udp_sa *sa, struct sk_buff *skb,
+			  unsigned int payload, unsigned int seg_size, u64 pn,
+			  u16 pn_offset, enum udp_crypto_context context);
+
+#endif /* _UDP_CRYPTO_INTERNAL_H */

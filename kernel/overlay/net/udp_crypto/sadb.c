@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The table of security associations of a network namespace: who made an SA,
+ * by which number it is found, and its life.
+ */
+#include <linux/cred.h>
+#include <linux/slab.h>
+#include <linux/udp.h>
+#include <net/net_namespace.h>
+#include <net/netns/generic.h>
+#include <net/sock.h>
+
+#include "internal.h"
+
+static unsigned int udp_crypto_net_id __read_mostly;
+static struct kmem_cache *udp_sa_cache __ro_after_init;
+
+static const struct rhashtable_params udp_sa_params = {
+	.key_len	= sizeof(struct udp_sa_key),
+	.key_offset	= offsetof(struct udp_sa, key),
+	.head_offset	= offsetof(struct udp_sa, node),
+	.automatic_shrinking = true,
+};
+
+struct udp_crypto_net *udp_crypto_pernet(const struct net *net)
+{
+	return net_generic(net, udp_crypto_net_id);
+}
+
+static unsigned int udp_quic_key_len(u16 cipher)
+{
+	switch (cipher) {
+	case UDP_QUIC_CIPHER_AES_128_GCM:
+	case UDP_QUIC_CIPHER_AES_128_CCM:
+		return 16;
+	case UDP_QUIC_CIPHER_AES_256_GCM:
+	case UDP_QUIC_CIPHER_CHACHA20_POLY1305:
+		return 32;
+	}
+	return 0;
+}
+
+/**
+ * udp_quic_keys_check() - are these keys that the kernel can work with?
+ * @keys: copied from user space
+ *
+ * Process context: may load a module.
+ * Return: 0 or the errors of struct udp_quic_keys.
+ */
+int udp_quic_keys_check(const struct udp_quic_keys *keys)
+{
+	unsigned int len = udp_quic_key_len(keys->cipher);
+
+	if (!len)
+		return -EOPNOTSUPP;
+	if (keys->reserved ||
+	    memchr_inv(keys->key + len, 0, sizeof(keys->key) - len) ||
+	    memchr_inv(keys->hp_key + len, 0, sizeof(keys->hp_key) - len))
+		return -EINVAL;
+	if (!(udp_crypto_sw_ciphers() & BIT(keys->cipher)))
+		return -ENOPKG;
+	return 0;
+}
+
+/**
+ * udp_sa_alloc() - a new SA that nothing knows of yet
+ * @keys: checked
+ * @gfp: for the memory
+ *
+ * Return: the SA with one reference, the caller's; or NULL.
+ */
+struct udp_sa *udp_sa_alloc(const struct udp_quic_keys *keys, gfp_t gfp)
+{
+	static atomic_t generation;
+	struct udp_sa *sa;
+
+	sa = kmem_cache_zalloc(udp_sa_cache, gfp);
+	if (!sa)
+		return NULL;
+	sa->keys = *keys;
+	sa->gen = atomic_inc_return(&generation);
+	refcount_set(&sa->refs, 1);
+	return sa;
+}
+
+static void udp_sa_free(struct udp_sa *sa)
+{
+	udp_crypto_sw_free(sa->sw[UDP_CRYPTO_MAY_SLEEP]);
+	udp_crypto_sw_free(sa->sw[UDP_CRYPTO_ATOMIC]);
+	memzero_explicit(sa, sizeof(*sa));
+	kmem_cache_free(udp_sa_cache, sa);
+}
+
+/* Ciphers are set up and freed in process context only. */
+static LLIST_HEAD(udp_sa_garbage);
+static LLIST_HEAD(udp_sa_to_build);
+
+static void udp_sa_work(struct work_struct *work)
+{
+	struct udp_sa *sa, *next;
+
+	llist_for_each_entry_safe(sa, next, llist_del_all(&udp_sa_to_build),
+				  work) {
+		udp_crypto_sw_build(sa, UDP_CRYPTO_ATOMIC);
+		clear_bit_unlock(0, &sa->building);
+		udp_sa_put(sa);
+		cond_resched();
+	}
+	llist_for_each_entry_safe(sa, next, llist_del_all(&udp_sa_garbage),
+				  work) {
+		udp_sa_free(sa);
+		cond_resched();
+	}
+}
+
+static DECLARE_WORK(udp_sa_worker, udp_sa_work);
+
+static void udp_sa_free_rcu(struct rcu_head *rcu)
+{
+	struct udp_sa *sa = container_of(rcu, struct udp_sa, rcu);
+
+	if (!sa->sw[UDP_CRYPTO_MAY_SLEEP] && !sa->sw[UDP_CRYPTO_ATOMIC])
+		udp_sa_free(sa);
+	else if (llist_add(&sa->work, &udp_sa_garbage))
+		schedule_work(&udp_sa_worker);
+}
+
+/**
+ * udp_sa_put() - give back a reference
+ * @sa: may be freed, a grace period later
+ *
+ * Any context.
+ */
+void udp_sa_put(struct udp_sa *sa)
+{
+	if (refcount_dec_and_test(&sa->refs))
+		call_rcu(&sa->rcu, udp_sa_free_rcu);
+}
+
+/**
+ * udp_sa_build_later() - set up the ciphers that an atomic context missed
+ * @sa: found under RCU
+ */
+void udp_sa_build_later(struct udp_sa *sa)
+{
+	if (test_and_set_bit_lock(0, &sa->building))
+		return;
+	if (!refcount_inc_not_zero(&sa->refs))
+		return;
+	if (llist_add(&sa->work, &udp_sa_to_build))
+		schedule_work(&udp_sa_worker);
+}
+
+/**
+ * udp_sa_lookup() - the SA of an index
+ * @un: of the network namespace
+ * @index: from user space
+ *
+ * Under RCU; the SA is good until that ends, whatever happens to it.
+ * Return: the SA or NULL.
+ */
+struct udp_sa *udp_sa_lookup(const struct udp_crypto_net *un, u32 index)
+{
+	return xa_load((struct xarray *)&un->sas, index);
+}
+
+static struct udp_sa *udp_sa_find(struct udp_crypto_net *un, struct sock *sk,
+				  u64 cookie)
+{
+	struct udp_sa_key key = { .sk = sk, .cookie = cookie };
+
+	lockdep_assert_held(&un->lock);
+	return rhashtable_lookup_fast(&un->by_cookie, &key, udp_sa_params);
+}
+
+/**
+ * udp_sa_add() - make an SA for a socket
+ * @sk: owner
+ * @req: keys and fields checked
+ *
+ * Process context.
+ * Return: 0, or the errors of struct udp_crypto_sa with nothing changed.
+ */
+int udp_sa_add(struct sock *sk, const struct udp_crypto_sa *req)
+{
+	struct udp_crypto_net *un = udp_crypto_pernet(sock_net(sk));
+	struct udp_sa *sa;
+	int err;
+
+	sa = udp_sa_alloc(&req->keys, GFP_KERNEL_ACCOUNT);
+	if (!sa)
+		return -ENOMEM;
+	sa->key.sk = sk;
+	sa->key.cookie = req->req.cookie;
+	sa->uid = sk->sk_uid;
+	sa->flags = req->req.flags;
+	sa->packet_limit = req->packet_limit;
+
+	mutex_lock(&un->lock);
+	err = -EEXIST;
+	if (udp_sa_find(un, sk, req->req.cookie))
+		goto err_unlock;
+	err = -ENOSPC;
+	if (un->count >= READ_ONCE(un->max_sa))
+		goto err_unlock;
+
+	/* Reserve the number first: the SA must be whole when it is found. */
+	err = xa_alloc_cyclic(&un->sas, &sa->index, NULL,
+			      XA_LIMIT(1, UDP_SA_INDEX_MAX), &un->next,
+			      GFP_KERNEL_ACCOUNT);
+	if (err < 0) {
+		if (err == -EBUSY)
+			err = -ENOSPC;
+		goto err_unlock;
+	}
+	err = rhashtable_insert_fast(&un->by_cookie, &sa->node, udp_sa_params);
+	if (err)
+		goto err_index;
+	hlist_add_head(&sa->siblings, &udp_sk(sk)->crypto_sas);
+	WRITE_ONCE(un->count, un->count + 1);
+	/* cannot fail: the slot is reserved */
+	xa_store(&un->sas, sa->index, sa, GFP_KERNEL);
+	UDP_CRYPTO_INC_STATS(un, SAADDED);
+	mutex_unlock(&un->lock);
+	return 0;
+
+err_index:
+	xa_erase(&un->sas, sa->index);
+err_unlock:
+	mutex_unlock(&un->lock);
+	udp_sa_put(sa);
+	return err;
+}
+
+static void udp_sa_unlink(struct udp_crypto_net *un, struct udp_sa *sa)
+{
+	lockdep_assert_held(&un->lock);
+	xa_erase(&un->sas, sa->index);
+	rhashtable_remove_fast(&un->by_cookie, &sa->node, udp_sa_params);
+	hlist_del(&sa->siblings);
+	WRITE_ONCE(un->count, un->count - 1);
+	UDP_CRYPTO_INC_STATS(un, SADELETED);
+	udp_sa_put(sa);
+}
+
+/**
+ * udp_sa_del() - delete an SA of a socket
+ * @sk: owner
+ * @cookie: its name
+ *
+ * Process context.
+ * Return: 0 or -ENOENT.
+ */
+int udp_sa_del(struct sock *sk, u64 cookie)
+{
+	struct udp_crypto_net *un = udp_crypto_pernet(sock_net(sk));
+	struct udp_sa *sa;
+
+	mutex_lock(&un->lock);
+	sa = udp_sa_find(un, sk, cookie);
+	if (sa)
+		udp_sa_unlink(un, sa);
+	mutex_unlock(&un->lock);
+	return sa ? 0 : -ENOENT;
+}
+
+/**
+ * udp_sa_info() - describe an SA of a socket
+ * @sk: owner
+ * @cookie: its name
+ * @info: filled in, but for @info->req.type, op and cookie
+ *
+ * Process context.
+ * Return: 0 or -ENOENT.
+ */
+int udp_sa_info(struct sock *sk, u64 cookie, struct udp_crypto_sa_info *info)
+{
+	struct udp_crypto_net *un = udp_crypto_pernet(sock_net(sk));
+	struct udp_sa *sa;
+
+	mutex_lock(&un->lock);
+	sa = udp_sa_find(un, sk, cookie);
+	if (sa) {
+		info->req.flags = sa->flags;
+		info->sa = sa->index;
+		info->state = UDP_CRYPTO_SA_SOFTWARE;
+		info->cipher = sa->keys.cipher;
+		info->packets = atomic64_read(&sa->packets);
+		info->bytes = atomic64_read(&sa->bytes);
+		info->packets_software = atomic64_read(&sa->packets_sw);
+		info->packets_dropped = atomic64_read(&sa->packets_dropped);
+		info->packet_limit = sa->packet_limit;
+	}
+	mutex_unlock(&un->lock);
+	return sa ? 0 : -ENOENT;
+}
+
+/**
+ * udp_crypto_destroy_sock() - delete the SAs of a socket
+ * @sk: called when the last user is gone: no more are added
+ *
+ * Process context.
+ */
+void udp_crypto_destroy_sock(struct sock *sk)
+{
+	struct udp_crypto_net *un = udp_crypto_pernet(sock_net(sk));
+	struct hlist_head *sas = &udp_sk(sk)->crypto_sas;
+
+	while (!hlist_empty(sas)) {
+		unsigned int batch = 256;
+
+		mutex_lock(&un->lock);
+		while (!hlist_empty(sas) && batch--)
+			udp_sa_unlink(un, hlist_entry(sas->first, struct udp_sa,
+						      siblings));
+		mutex_unlock(&un->lock);
+		cond_resched();
+	}
+}
+EXPORT_SYMBOL_GPL(udp_crypto_destroy_sock);
+
+static int __net_init udp_crypto_net_init(struct net *net)
+{
+	struct udp_crypto_net *un = udp_crypto_pernet(net);
+	int err;
+
+	xa_init_flags(&un->sas, XA_FLAGS_ALLOC1);
+	mutex_init(&un->lock);
+	un->next = 1;
+	un->max_sa = UDP_SA_DEFAULT_MAX;
+	err = rhashtable_init(&un->by_cookie, &udp_sa_params);
+	if (err)
+		return err;
+	err = udp_crypto_stats_init(net, un);
+	if (err)
+		rhashtable_destroy(&un->by_cookie);
+	return err;
+}
+
+static void __net_exit udp_crypto_net_exit(struct net *net)
+{
+	struct udp_crypto_net *un = udp_crypto_pernet(net);
+
+	/* every socket of the namespace is gone, and its SAs with it */
+	WARN_ON_ONCE(un->count);
+	udp_crypto_stats_exit(net, un);
+	rhashtable_destroy(&un->by_cookie);
+	xa_destroy(&un->sas);
+}
+
+static struct pernet_operations udp_crypto_net_ops = {
+	.init = udp_crypto_net_init,
+	.exit = udp_crypto_net_exit,
+	.id = &udp_crypto_net_id,
+	.size = sizeof(struct udp_crypto_net),
+};
+
+static int __init udp_crypto_init(void)
+{
+	udp_sa_cache = KMEM_CACHE(udp_sa, SLAB_PANIC);
+	return register_pernet_subsys(&udp_crypto_net_ops);
+}
+
+/* before any socket can be made from user space */
+fs_initcall(udp_crypto_init);

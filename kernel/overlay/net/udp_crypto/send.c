@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * UDP_QUIC_CRYPTO on its way through udp_sendmsg(): the message is parsed, the
+ * tags get their room while the payload is copied, and the skb either becomes
+ * ciphertext or is marked for a device that encrypts.
+ */
+#include <linux/etherdevice.h>
+#include <linux/ip.h>
+#include <linux/unaligned.h>
+#include <linux/udp.h>
+#include <net/dst.h>
+#include <net/ip.h>
+#include <net/ipv6.h>
+#include <net/route.h>
+#include <net/sock.h>
+#include <net/udp.h>
+
+#include "internal.h"
+
+static int udp_crypto_tail_check(const u8 *data, size_t len, size_t known)
+{
+	if (len > known && memchr_inv(data + known, 0, len - known))
+		return -E2BIG;
+	return 0;
+}
+
+static int udp_crypto_cmsg_inline(struct udp_crypto_tx *tx, u8 *data,
+				  size_t len)
+{
+	struct udp_quic_keys keys;
+	int err;
+
+	if (len < sizeof(struct udp_quic_crypto_inline))
+		return -EINVAL;
+	err = udp_crypto_tail_check(data, len,
+				    sizeof(struct udp_quic_crypto_inline));
+	if (err)
+		return err;
+
+	data += offsetof(struct udp_quic_crypto_inline, keys);
+	memcpy(&keys, data, sizeof(keys));
+	/* the buffer is the kernel's copy, and is freed without being zeroed */
+	memzero_explicit(data, sizeof(keys));
+	err = udp_quic_keys_check(&keys);
+	if (!err) {
+		tx->inline_sa = udp_sa_alloc(&keys, GFP_KERNEL);
+		if (!tx->inline_sa)
+			err = -ENOMEM;
+	}
+	memzero_explicit(&keys, sizeof(keys));
+	return err;
+}
+
+/**
+ * udp_crypto_cmsg() - take a UDP_QUIC_CRYPTO message
+ * @sk: sending socket
+ * @cmsg: in kernel memory, its length within the control buffer
+ * @tx: filled in
+ *
+ * Process context. Inline keys are taken out of the control buffer.
+ * Return: 0 or the errors of struct udp_quic_crypto. udp_crypto_tx_end() must
+ * follow in either case.
+ */
+int udp_crypto_cmsg(struct sock *sk, struct cmsghdr *cmsg,
+		    struct udp_crypto_tx *tx)
+{
+	size_t len = cmsg->cmsg_len - sizeof(*cmsg);
+	struct udp_quic_crypto crypto;
+	u8 *data = CMSG_DATA(cmsg);
+
+	if (tx->requested)
+		return -EINVAL;
+	if (IS_UDPLITE(sk))
+		return -EOPNOTSUPP;
+	if (len < sizeof(crypto))
+		return -EINVAL;
+	/* aligned to 4 bytes only in a 32-bit caller's message */
+	memcpy(&crypto, data, sizeof(crypto));
+
+	if (crypto.flags & ~UDP_CRYPTO_CMSG_FLAGS ||
+	    crypto.pn > UDP_QUIC_PN_MAX ||
+	    !crypto.pn_offset || crypto.pn_offset > UDP_QUIC_PN_OFFSET_MAX)
+		return -EINVAL;
+
+	tx->requested = true;
+	tx->inline_sa = NULL;
+	tx->pn = crypto.pn;
+	tx->sa = crypto.sa;
+	tx->pn_offset = crypto.pn_offset;
+	tx->flags = crypto.flags;
+	if (crypto.sa == UDP_QUIC_CRYPTO_SA_INLINE)
+		return udp_crypto_cmsg_inline(tx, data, len);
+	return udp_crypto_tail_check(data, len, sizeof(crypto));
+}
+
+/**
+ * udp_crypto_cmsg_present() - does a message ask for protection?
+ * @msg: as from user space
+ *
+ * For sends to a corked socket, whose control messages are not read: what
+ * must be protected must not be appended to what is not.
+ */
+bool udp_crypto_cmsg_present(struct msghdr *msg)
+{
+	struct cmsghdr *cmsg;
+
+	if (!msg->msg_controllen)
+		return false;
+	for_each_cmsghdr(cmsg, msg) {
+		if (!CMSG_OK(msg, cmsg))
+			return false;
+		if (cmsg->cmsg_level == SOL_UDP &&
+		    cmsg->cmsg_type == UDP_QUIC_CRYPTO)
+			return true;
+	}
+	return false;
+}
+EXPORT_SYMBOL_GPL(udp_crypto_cmsg_present);
+
+void __udp_crypto_tx_end(struct udp_crypto_tx *tx)
+{
+	if (tx->inline_sa)
+		udp_sa_put(tx->inline_sa);
+	tx->inline_sa = NULL;
+}
+EXPORT_SYMBOL_GPL(__udp_crypto_tx_end);
+
+static bool udp_crypto_tag_room(const struct udp_crypto_tx *tx)
+{
+	return tx->flags & UDP_QUIC_CRYPTO_F_TAG_ROOM;
+}
+
+/**
+ * udp_crypto_tx_start() - work out the batch
+ * @tx: parsed; gets sizes
+ * @msg: for the copy
+ * @len: bytes in the caller's buffer
+ * @gso_size: UDP_SEGMENT in force, bytes on the wire, or 0
+ * @cork: more is to follow, or already waits
+ *
+ * Return: how many bytes the tags add to @len, or an error.
+ */
+int udp_crypto_tx_start(struct udp_crypto_tx *tx, struct msghdr *msg,
+			size_t len, u16 gso_size, bool cork)
+{
+	unsigned int room = udp_crypto_tag_room(tx) ? 0 : UDP_QUIC_TAG_LEN;
+	unsigned int segs = 1;
+
+	if (cork)
+		return -EBUSY;
+	if (!len)
+		return -ENODATA;
+	if (gso_size) {
+		if (gso_size <= UDP_QUIC_TAG_LEN)
+			return -EINVAL;
+		segs = DIV_ROUND_UP(len, gso_size - room);
+		if (segs > UDP_MAX_SEGMENTS)
+			return -EINVAL;
+	}
+	if (tx->pn + segs - 1 > UDP_QUIC_PN_MAX)
+		return -EINVAL;
+
+	tx->msg = msg;
+	tx->wire_len = len + segs * room;
+	/* length field of UDP and, with room for both headers, of IP */
+	if (tx->wire_len > 0xFFFF - sizeof(struct udphdr))
+		return -EMSGSIZE;
+	tx->seg_size = segs > 1 ? gso_size : tx->wire_len;
+	return segs * room;
+}
+EXPORT_SYMBOL_GPL(udp_crypto_tx_start);
+
+static bool udp_crypto_dev_may(const struct net_device *dev)
+{
+	return (dev->features & NETIF_F_HW_UDP_CRYPTO_TX) &&
+	       dev->udp_crypto_ops;
+}
+
+/**
+ * udp_crypto_tx_copies() - must the payload be copied with udp_crypto_getfrag()?
+ * @tx: started
+ * @dev: of the route
+ *
+ * Without room for the tags it must; and where software will encrypt, pinning
+ * the user's pages only to copy them later would be a waste.
+ */
+bool udp_crypto_tx_copies(const struct udp_crypto_tx *tx,
+			  const struct net_device *dev)
+{
+	return !udp_crypto_tag_room(tx) || !udp_crypto_dev_may(dev);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_tx_copies);
+
+/**
+ * udp_crypto_getfrag() - copy payload, leaving a hole behind each packet
+ * @from: struct udp_crypto_tx
+ * @to: destination
+ * @offset: into the UDP payload on the wire
+ * @len: bytes wanted, holes included
+ * @odd: ignored: the checksum is computed over the ciphertext
+ * @skb: ignored
+ *
+ * The pieces are asked for in order, so the iterator of the message is always
+ * where the next packet byte comes from.
+ * Return: 0 or -EFAULT.
+ */
+int udp_crypto_getfrag(void *from, char *to, int offset, int len, int odd,
+		       struct sk_buff *skb)
+{
+	struct udp_crypto_tx *tx = from;
+	unsigned int room = udp_crypto_tag_room(tx) ? 0 : UDP_QUIC_TAG_LEN;
+
+	while (len > 0) {
+		unsigned int pos = offset % tx->seg_size;
+		unsigned int seg = min_t(unsigned int, tx->seg_size,
+					 tx->wire_len - (offset - pos));
+		unsigned int data = seg - room;
+		unsigned int n;
+
+		if (pos < data) {
+			n = min_t(unsigned int, len, data - pos);
+			if (!copy_from_iter_full(to, n, &tx->msg->msg_iter))
+				return -EFAULT;
+		} else {
+			n = min_t(unsigned int, len, seg - pos);
+			memset(to, 0, n);
+		}
+		to += n;
+		offset += n;
+		len -= n;
+	}
+	return 0;
+}
+EXPORT_SYMBOL_GPL(udp_crypto_getfrag);
+
+/* Where in a non-linear skb the last look was; looks go forward only. */
+struct udp_crypto_cursor {
+	unsigned int	frag;
+	unsigned int	start;
+};
+
+/* @len bytes at @offset of @skb; copied to @buf only where they cross pages */
+static const u8 *udp_crypto_peek(const struct sk_buff *skb,
+				 struct udp_crypto_cursor *at,
+				 unsigned int offset, unsigned int len, u8 *buf)
+{
+	const struct skb_shared_info *shinfo = skb_shinfo(skb);
+
+	if (offset + len <= skb_headlen(skb))
+		return skb->data + offset;
+
+	for (; at->frag < shinfo->nr_frags; at->frag++) {
+		const skb_frag_t *frag = &shinfo->frags[at->frag];
+		unsigned int end = at->start + skb_frag_size(frag);
+
+		if (offset >= end) {
+			at->start = end;
+			continue;
+		}
+		if (offset < at->start || offset + len > end ||
+		    IS_ENABLED(CONFIG_HIGHMEM))
+			break;
+		return (u8 *)skb_frag_address(frag) + offset - at->start;
+	}
+	return skb_copy_bits(skb, offset, buf, len) ? NULL : buf;
+}
+
+/* Is every packet long enough, and does it have the number it should have? */
+static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
+				    const struct sk_buff *skb,
+				    unsigned int payload, unsigned int segs)
+{
+	const unsigned int min = tx->pn_offset + UDP_QUIC_SAMPLE_OFFSET +
+				 UDP_QUIC_SAMPLE_LEN;
+	struct udp_crypto_cursor at = { .start = skb_headlen(skb) };
+	unsigned int i;
+
+	/* all but the last are of the same length */
+	if (tx->seg_size < min ||
+	    tx->wire_len - (segs - 1) * tx->seg_size < min)
+		return -ENODATA;
+
+	for (i = 0; i < segs; i++, payload += tx->seg_size) {
+		unsigned int pn_len, shift;
+		const u8 *p;
+		u8 buf[4];
+
+		p = udp_crypto_peek(skb, &at, payload, 1, buf);
+		if (!p)
+			return -EFAULT;
+		pn_len = (*p & 0x03) + 1;
+		p = udp_crypto_peek(skb, &at, payload + tx->pn_offset, 4, buf);
+		if (!p)
+			return -EFAULT;
+		shift = 32 - 8 * pn_len;
+		if (get_unaligned_be32(p) >> shift !=
+		    (u32)(tx->pn + i) << shift >> shift)
+			return -EBADMSG;
+	}
+	return 0;
+}
+
+/**
+ * udp_sa_permits() - may this socket send with this SA?
+ * @sa: found under RCU
+ * @sk: of the same network namespace
+ */
+bool udp_sa_permits(const struct udp_sa *sa, const struct sock *sk)
+{
+	return sa->key.sk == sk ||
+	       (sa->flags & UDP_CRYPTO_SA_F_SAME_UID &&
+		uid_eq(sa->uid, sk->sk_uid));
+}
+
+static int udp_crypto_charge(struct udp_sa *sa, unsigned int segs,
+			     unsigned int bytes)
+{
+	u64 packets = atomic64_add_return(segs, &sa->packets);
+
+	if (sa->packet_limit && unlikely(packets > sa->packet_limit)) {
+		atomic64_sub(segs, &sa->packets);
+		return -EKEYEXPIRED;
+	}
+	atomic64_add(bytes, &sa->bytes);
+	return 0;
+}
+
+static void udp_crypto_uncharge(struct udp_sa *sa, unsigned int segs,
+				unsigned int bytes)
+{
+	atomic64_sub(segs, &sa->packets);
+	atomic64_sub(bytes, &sa->bytes);
+}
+
+static void udp_crypto_count(struct udp_crypto_net *un, unsigned int segs,
+			     unsigned int bytes)
+{
+	unsigned int max = READ_ONCE(un->gso_max_segs);
+
+	UDP_CRYPTO_ADD_STATS(un, TXPACKETS, segs);
+	UDP_CRYPTO_ADD_STATS(un, TXBYTES, bytes);
+	UDP_CRYPTO_INC_STATS(un, TXSENDS);
+	if (segs > 1)
+		UDP_CRYPTO_INC_STATS(un, TXGSOSENDS);
+	while (unlikely(segs > max) &&
+	       !try_cmpxchg(&un->gso_max_segs, &max, segs))
+		;
+}
+
+/* Does the packet go from IP straight to a device that can encrypt it? What
+ * encapsulates, transforms or loops back on the way must see ciphertext.
+ */
+static bool udp_crypto_route_direct(const struct sk_buff *skb)
+{
+	const struct dst_entry *dst = skb_dst(skb);
+
+	if (!udp_crypto_dev_may(dst->dev) || dst_xfrm(dst) || dst->lwtstate)
+		return false;
+
+	if (ip_hdr(skb)->version == 6)
+		return skb_network_header_len(skb) == sizeof(struct ipv6hdr) &&
+		       !ipv6_addr_is_multicast(&ipv6_hdr(skb)->daddr);
+
+	return skb_network_header_len(skb) == sizeof(struct iphdr) &&
+	       !(skb_rtable(skb)->rt_flags &
+		 (RTCF_BROADCAST | RTCF_MULTICAST | RTCF_LOCAL));
+}
+
+static int udp_crypto_mark(const struct udp_crypto_tx *tx, struct udp_sa *sa,
+			   struct sk_buff *skb)
+{
+	struct udp_crypto_ext *ext = skb_ext_add(skb, SKB_EXT_UDP_CRYPTO);
+
+	if (!ext)
+		return -ENOBUFS;
+	ext->pn = tx->pn;
+	ext->sa = sa->index;
+	ext->gen = sa->gen;
+	ext->pn_offset = tx->pn_offset;
+	ext->inline_sa = tx->inline_sa;
+	udp_crypto_ext_get(ext);
+	skb->decrypted = 1;
+	return 0;
+}
+
+/**
+ * udp_crypto_protect() - the packets of a message, whole and not yet sent
+ * @tx: started
+ * @skb: IP and UDP headers are there, the checksum is not; freed on error
+ * @mtu: that no IP packet may exceed, bytes
+ *
+ * Process context. The skb leaves with CHECKSUM_PARTIAL to be set up.
+ * Return: 0 or an error of struct udp_quic_crypto.
+ */
+int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
+		       unsigned int mtu)
+{
+	unsigned int payload = skb_transport_offset(skb) + sizeof(struct udphdr);
+	unsigned int segs = DIV_ROUND_UP(tx->wire_len, tx->seg_size);
+	struct sock *sk = skb->sk;
+	struct udp_crypto_net *un = udp_crypto_pernet(sock_net(sk));
+	struct udp_sa *sa = tx->inline_sa;
+	int err;
+
+	err = -EMSGSIZE;
+	if (!skb_is_gso(skb) && skb->len > mtu)
+		goto err_free;
+
+	skb->ip_summed = CHECKSUM_PARTIAL;
+	skb->ignore_df = 0;
+	if (ip_hdr(skb)->version == 4)
+		ip_hdr(skb)->frag_off |= htons(IP_DF);
+
+	rcu_read_lock();
+	if (!sa) {
+		err = -ENOENT;
+		sa = udp_sa_lookup(un, tx->sa);
+		if (!sa)
+			goto err_unlock;
+		err = -EACCES;
+		if (!udp_sa_permits(sa, sk))
+			goto err_unlock;
+	}
+	err = udp_crypto_check_packets(tx, skb, payload, segs);
+	if (err)
+		goto err_unlock;
+
+	if (udp_crypto_route_direct(skb)) {
+		err = udp_crypto_charge(sa, segs, tx->wire_len) ?:
+		      udp_crypto_mark(tx, sa, skb);
+		if (err)
+			goto err_unlock;
+		rcu_read_unlock();
+		udp_crypto_count(un, segs, tx->wire_len);
+		return 0;
+	}
+
+	/* a reference, as software may sleep; a deleted SA has none left */
+	err = -ENOENT;
+	if (!refcount_inc_not_zero(&sa->refs))
+		goto err_unlock;
+	rcu_read_unlock();
+
+	err = udp_crypto_charge(sa, segs, tx->wire_len);
+	if (err)
+		goto err_put;
+	err = udp_crypto_sw_encrypt(sa, skb, payload, tx->seg_size, tx->pn,
+				    tx->pn_offset, UDP_CRYPTO_MAY_SLEEP);
+	if (err) {
+		udp_crypto_uncharge(sa, segs, tx->wire_len);
+		goto err_put;
+	}
+	atomic64_add(segs, &sa->packets_sw);
+	udp_sa_put(sa);
+	udp_crypto_count(un, segs, tx->wire_len);
+	UDP_CRYPTO_ADD_STATS(un, TXSOFTWARE, segs);
+	return 0;
+
+err_put:
+	udp_sa_put(sa);
+	goto err_free;
+err_unlock:
+	rcu_read_unlock();
+err_free:
+	/* an error means that no completion follows either */
+	net_zcopy_put_abort(skb_zcopy(skb), false);
+	kfree_skb(skb);
+	return err;
+}
+EXPORT_SYMBOL_GPL(udp_crypto_protect);

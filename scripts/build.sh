@@ -1,0 +1,71 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# ./run build: builds everything or one part.
+
+. "$(dirname "$0")/lib.sh"
+. "$ROOT/scripts/packages.sh"
+. "$ROOT/scripts/tree.sh"
+. "$ROOT/scripts/kernel.sh"
+. "$ROOT/scripts/stock-kernel.sh"
+. "$ROOT/scripts/qemu.sh"
+. "$ROOT/scripts/userspace.sh"
+
+usage() {
+    cat <<'END'
+usage: ./run build [PART]...
+
+  packages             install the Debian packages that are missing (scripts/packages.txt)
+  qemu                 QEMU from Debian's source, linked as build/qemu
+  kernel [VARIANT]...  guest kernels, linked as build/kernel/VARIANT:
+                         release   Linux 6.12 with our changes
+                         debug     the same with KASAN, lockdep, kmemleak, UBSAN
+                         vanilla   Linux 6.12 unchanged, with the configuration of release
+                         stock     Debian's own 6.12 package; stock-6.1 likewise
+                       without a VARIANT: release, debug and vanilla
+  userspace            examples, tests, tools and the device model, in build/cmake
+  all                  all of these (default)
+
+Environment: KERNEL_SRC=TARBALL-OR-TREE builds the kernels from another Linux 6.12; JOBS=N compiles N
+files at a time; UDP_QUIC_OFFLOAD_CACHE=FOLDER keeps sources and results there.
+END
+}
+
+kernels() {
+    local variant
+    packages_ensure
+    for variant in "$@"; do
+        kernel_ensure "$variant"
+        say "[kernel $variant] ready: $(readlink "$BUILD/kernel/$variant")"
+    done
+}
+
+(($#)) || set -- all
+while (($#)); do
+    part=$1
+    shift
+    case $part in
+    --help | -h) usage ;;
+    packages) packages_ensure ;;
+    qemu)
+        packages_ensure
+        qemu_ensure
+        say "[qemu] ready: $(readlink "$BUILD/qemu")"
+        ;;
+    kernel)
+        variants=()
+        while [[ ${1:-} =~ ^(release|debug|vanilla|stock(-6\.1)?)$ ]]; do
+            variants+=("$1")
+            shift
+        done
+        ((${#variants[@]})) || variants=(release debug vanilla)
+        kernels "${variants[@]}"
+        ;;
+    userspace)
+        packages_ensure
+        userspace_ensure
+        ;;
+    all) set -- packages qemu kernel userspace "$@" ;;
+    *) die "unknown part '$part' (./run build --help)" ;;
+    esac
+done

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Guest kernels. Source after lib.sh and tree.sh; kernel_ensure VARIANT builds what is missing and links it as
+# build/kernel/VARIANT.
+#
+#   release   Linux 6.12 with kernel/overlay, kernel/patches, include/uapi and drivers/net/mlx5-quic
+#   debug     the same with KASAN, lockdep, kmemleak, UBSAN, ...
+#   vanilla   Linux 6.12 as it comes, same configuration as release
+#   stock     Debian's own linux-image-6.12; stock-6.1 likewise
+#
+# A finished kernel lives in the cache as kernels/VARIANT-KEY/, KEY being a hash of all that goes in.
+# Each variant has one work tree in the cache, so that a small change costs a small rebuild.
+
+STEP_SOURCES+=' kernel.sh'
+
+KERNEL_PACKAGE=linux-source-6.12
+KERNEL_TARBALL=/usr/src/linux-source-6.12.tar.xz
+KERNEL_KEEP=4
+
+# Object files of a full build, for the progress line only.
+declare -A KERNEL_OBJECTS=([release]=3200 [debug]=3300 [vanilla]=3200)
+
+# Prints what identifies the kernel source.
+kernel_source_id() {
+    local src=${KERNEL_SRC:-}
+    if [[ -z $src ]]; then
+        dpkg-query -W -f='${Version}' "$KERNEL_PACKAGE" 2>/dev/null ||
+            die "package $KERNEL_PACKAGE is missing: ./run build packages, or set KERNEL_SRC"
+    elif [[ -d $src ]]; then
+        # A tree may be edited: size and time of every file tell.
+        [[ -f $src/Kbuild && -f $src/MAINTAINERS ]] || die "KERNEL_SRC=$src is no kernel tree"
+        printf 'tree-%s' "$(cd "$src" && find . -path ./.git -prune -o -type f -printf '%P %s %T@\n' | sort | key_of)"
+    elif [[ -f $src ]]; then
+        printf 'tar-%s' "$(stat -Lc '%n %s %Y' "$src" | key_of)"
+    else
+        die "KERNEL_SRC=$src does not exist"
+    fi
+}
+
+# Prints the repository's files that go into a patched kernel, one a line.
+kernel_inputs() {
+    local dir
+    for dir in kernel/overlay kernel/patches include/uapi drivers/net/mlx5-quic; do
+        [[ ! -d $ROOT/$dir ]] || find "$ROOT/$dir" -type f ! -name '*.md' ! -name '*~' ! -name '.*'
+    done | LC_ALL=C sort
+}
+
+# Prints the configuration fragments of a variant, in the order they are laid over each other.
+kernel_fragments() {
+    printf '%s\n' "$ROOT/kernel/config/base.config"
+    [[ $1 = vanilla ]] || printf '%s\n' "$ROOT/kernel/config/offload.config"
+    [[ $1 != debug ]] || printf '%s\n' "$ROOT/kernel/config/debug.config"
+}
+
+kernel_key() {
+    local variant=$1 inputs=() fragments=() id
+    id=$(kernel_source_id) || exit 1
+    [[ $variant = vanilla ]] || mapfile -t inputs < <(kernel_inputs)
+    mapfile -t fragments < <(kernel_fragments "$variant")
+    {
+        printf '%s\n' "$id"
+        gcc --version | head -n 1
+        hash_files "$ROOT/scripts/kernel.sh" "${inputs[@]}" "${fragments[@]}"
+    } | key_of
+}
+
+# Unpacks the source once per version; prints nothing.
+kernel_unpack() {
+    local pristine=$1 src=${KERNEL_SRC:-$KERNEL_TARBALL}
+    local tmp=$pristine.tmp
+    rm -rf "$tmp"
+    mkdir -p "$tmp"
+    if [[ -d $src ]]; then
+        rsync -a --exclude=/.git --exclude='*.o' --exclude='*.ko' --exclude='.*.cmd' --exclude='*.a' \
+            --exclude=/.config --exclude=/include/config --exclude=/include/generated \
+            --exclude='/arch/*/include/generated' "$src/" "$tmp/"
+    else
+        [[ -f $src ]] || { echo "error: $src is missing"; return 1; }
+        tar -xf "$src" -C "$tmp" --strip-components=1 --no-same-owner
+    fi
+    [[ $(sed -n 's/^VERSION = //p' "$tmp/Makefile").$(sed -n 's/^PATCHLEVEL = //p' "$tmp/Makefile") = 6.12 ]] ||
+        { echo "error: $src is not a Linux 6.12"; return 1; }
+    mv -T "$tmp" "$pristine"
+}
+
+# Makes in $2 the changed and added files of a patched kernel, from the pristine tree $1.
+kernel_stage() {
+    local pristine=$1 stage=$2 accel
+    rm -rf "$stage"
+    mkdir -p "$stage"
+    if [[ -d $ROOT/kernel/overlay ]]; then
+        rsync -rl --exclude='.*' --exclude='*~' "$ROOT/kernel/overlay/" "$stage/"
+    fi
+    if compgen -G "$ROOT/include/uapi/linux/*.h" >/dev/null; then
+        mkdir -p "$stage/include/uapi/linux"
+        cp "$ROOT"/include/uapi/linux/*.h "$stage/include/uapi/linux/"
+    fi
+    accel=drivers/net/ethernet/mellanox/mlx5/core/en_accel
+    if compgen -G "$ROOT/drivers/net/mlx5-quic/*.[ch]" >/dev/null; then
+        mkdir -p "$stage/$accel"
+        cp "$ROOT"/drivers/net/mlx5-quic/*.[ch] "$stage/$accel/"
+    fi
+    tree_patch "$pristine" "$stage" "Linux $(kernel_version "$pristine")" "$ROOT"/kernel/patches/*.patch
+}
+
+kernel_version() {
+    awk '/^(VERSION|PATCHLEVEL|SUBLEVEL) = /{v = v (v == "" ? "" : ".") $3} END{print v}' "$1/Makefile"
+}
+
+# Later fragments win over earlier ones.
+kernel_merge_fragments() {
+    awk '/^CONFIG_[A-Z0-9a-z_]+=/{split($0, a, "="); if (!(a[1] in value)) order[n++] = a[1]; value[a[1]] = $0}
+         END{for (i = 0; i < n; i++) print value[order[i]]}' "$@"
+}
+
+# Fails, naming them, when options did not end as the fragments ask.
+kernel_check_config() {
+    local wanted=$1 config=$2 line name bad=0
+    while IFS= read -r line; do
+        name=${line%%=*}
+        if [[ $line = *=n ]]; then
+            grep -q "^$name=" "$config" || continue
+        else
+            grep -qxF "$line" "$config" && continue
+        fi
+        echo "error: asked for $line, got: $(grep -E "^(# )?${name}[= ]" "$config" || echo 'no such option, or its dependencies are off')"
+        bad=1
+    done <"$wanted"
+    return "$bad"
+}
+
+# kernel_make TREE ARGUMENT... runs make the way every kernel here is built: in the tree, so that
+# paths are relative and ccache hits between trees, and with nothing of this run in the result.
+kernel_make() {
+    local tree=$1
+    shift
+    env -u MAKEFLAGS -u CFLAGS -u LDFLAGS KBUILD_BUILD_TIMESTAMP='1970-01-01' KBUILD_BUILD_USER=udp-quic-offload \
+        KBUILD_BUILD_HOST=guest KBUILD_BUILD_VERSION=1 \
+        make -C "$tree" -j"$JOBS" ARCH=x86_64 CC='ccache gcc' HOSTCC='ccache gcc' "$@"
+}
+
+kernel_progress() {
+    printf '%s/~%s objects' "$(grep -cE '^  (CC|AS)( \[M\])? ' "$1")" "$KERNEL_PROGRESS_TOTAL"
+}
+
+# kernel_configure WORK FRAGMENT...
+kernel_configure() {
+    local work=$1 stamp
+    shift
+    kernel_merge_fragments "$@" >"$work/fragment"
+    stamp=$(cat "$work/pristine" "$work/fragment" <(cd "$work/tree" && grep -E '(^|/)Kconfig[^/]*$' "$work/staged" | xargs -r cat) | key_of)
+    if [[ ! -f $work/tree/.config || ! -f $work/configured || $(<"$work/configured") != "$stamp" ]]; then
+        rm -f "$work/configured"
+        kernel_make "$work/tree" KCONFIG_ALLCONFIG="$work/fragment" allnoconfig
+        kernel_check_config "$work/fragment" "$work/tree/.config"
+        printf '%s\n' "$stamp" >"$work/configured"
+    fi
+}
+
+kernel_compile() {
+    local variant=$1 result=$2 pristine=$3 fragments=()
+    local work=$CACHE/work/kernel-$variant tree=$CACHE/work/kernel-$variant/tree tmp=$result.tmp
+    mkdir -p "$work"
+    if [[ $variant = vanilla ]]; then
+        rm -rf "$work/stage"
+        mkdir -p "$work/stage"
+    else
+        kernel_stage "$pristine" "$work/stage"
+    fi
+    tree_sync "$pristine" "$work"
+    mapfile -t fragments < <(kernel_fragments "$variant")
+    kernel_configure "$work" "${fragments[@]}"
+    kernel_make "$tree" bzImage modules
+    rm -rf "$tmp"
+    mkdir -p "$tmp"
+    kernel_make "$tree" -s INSTALL_HDR_PATH="$tmp" headers_install
+    cp "$tree/arch/x86/boot/bzImage" "$tree/System.map" "$tmp/"
+    cp "$tree/.config" "$tmp/config"
+    cp "$tree/include/config/kernel.release" "$tmp/release"
+    if [[ -s $tree/modules.order ]]; then
+        kernel_make "$tree" -s INSTALL_MOD_PATH="$tmp" modules_install
+    fi
+    rm -rf "$result"
+    mv -T "$tmp" "$result"
+}
+
+kernel_build_locked() {
+    local variant=$1 result=$2 pristine
+    [[ ! -f $result/bzImage ]] || return 0 # another run made it meanwhile
+    pristine=$CACHE/sources/linux-$(kernel_source_id)
+    mkdir -p "$CACHE/sources" "$CACHE/kernels"
+    [[ -d $pristine ]] || with_lock kernel-source kernel_unpack_if_missing "$pristine"
+    KERNEL_PROGRESS_TOTAL=${KERNEL_OBJECTS[$variant]} \
+        run_step "kernel $variant" "$LOGS/kernel-$variant.log" kernel_progress \
+        kernel_compile "$variant" "$result" "$pristine" || return
+    prune "$CACHE/kernels" "$variant-" "$KERNEL_KEEP"
+    prune "$CACHE/sources" linux- 2
+}
+
+kernel_unpack_if_missing() {
+    [[ -d $1 ]] || run_step 'kernel source' "$LOGS/kernel-source.log" - kernel_unpack "$1"
+}
+
+# kernel_ensure VARIANT: afterwards build/kernel/VARIANT/bzImage is the kernel of the present sources.
+kernel_ensure() {
+    local variant=$1 key result
+    case $variant in
+    release | debug | vanilla) ;;
+    stock | stock-6.1)
+        stock_kernel_ensure "$variant"
+        return
+        ;;
+    *) die "unknown kernel '$variant' (release, debug, vanilla, stock, stock-6.1)" ;;
+    esac
+    key=$(kernel_key "$variant") || exit 1
+    result=$CACHE/kernels/$variant-$key
+    [[ -f $result/bzImage ]] || with_lock "kernel-$variant" kernel_build_locked "$variant" "$result" || return
+    link_result "$result" "$BUILD/kernel/$variant"
+}

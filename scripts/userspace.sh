@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Examples, tests, tools and the device model, built by CMake in build/cmake. Source after lib.sh.
+
+STEP_SOURCES+=' userspace.sh'
+
+userspace_compile() {
+    if [[ ! -f $BUILD/cmake/build.ninja ]]; then
+        cmake -S "$ROOT" -B "$BUILD/cmake" -G Ninja
+    fi
+    cmake --build "$BUILD/cmake" --parallel "$JOBS"
+}
+
+userspace_progress() {
+    grep -oE '^\[[0-9]+/[0-9]+\]' "$1" | tail -n 1 | tr -d '[]' | sed 's/$/ objects/'
+}
+
+userspace_ensure() {
+    with_lock "userspace-$(printf '%s' "$BUILD" | key_of)" \
+        run_step userspace "$LOGS/userspace.log" userspace_progress userspace_compile
+}

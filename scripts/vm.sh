@@ -1,0 +1,301 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# ./run vm: boots a guest, runs one command in it, and hands back what it printed and its status.
+
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/lib.sh"
+. "$ROOT/scripts/tree.sh"
+. "$ROOT/scripts/kernel.sh"
+. "$ROOT/scripts/stock-kernel.sh"
+. "$ROOT/scripts/qemu.sh"
+
+usage() {
+    cat <<'END'
+usage: ./run vm [OPTION]... -- COMMAND...
+
+Boots a guest and runs COMMAND in it as root, in the present folder. Below the guest's root folder lies
+the host's, so that every installed program runs; what the guest writes there is gone at its end, except
+in the build folder, which is the host's. Standard input, output and error are COMMAND's.
+
+  --kernel K          release (default), debug, vanilla, stock (Debian's 6.12), stock-6.1, or the
+                      path of a bzImage
+  --nic N             virtio (default): QEMU's user-mode network, guest at 10.0.2.15 and fec0::15,
+                      host at 10.0.2.2; none
+  --forward udp:PORT  what reaches 127.0.0.1:PORT on the host goes to PORT in the guest;
+                      also udp:HOSTPORT:GUESTPORT and tcp:...; may be given more than once
+  --capture FILE      write every frame that passes the guest's NIC to FILE (pcap)
+  --cpus N            processors (default 1)
+  --memory MB         memory (default 1024; 2048 for the debug kernel)
+  --icount            the guest's clock counts instructions, so that timings in it are the same on
+                      every machine; one processor
+  --timeout S         end the guest after S seconds (default 600)
+  --env NAME[=VALUE]  set NAME in COMMAND's environment; without VALUE, as it is here
+  --append ARGS       add ARGS to the kernel's command line
+  --qemu-arg ARG      hand ARG to QEMU; may be given more than once
+  --log FILE          the guest's kernel log (default build/log/vm-DATE-PID.log)
+  --no-kmemleak       debug kernel: do not look for leaked memory at the end (saves 6 seconds)
+
+Exit status: COMMAND's (128 + N after signal N); 124 when the time was up; 99 when the kernel reported
+an oops, a warning, KASAN, UBSAN, lockdep, a leak, a hung task or plaintext on its way out; 98 when the
+guest did not start or ended too soon.
+END
+}
+
+kernel=release nic=virtio forwards=() capture='' cpus=1 memory='' icount='' timeout=600 environment=()
+append='' qemu_args=() log='' kmemleak=1
+
+need() {
+    [[ $# -ge 2 ]] || die "$1 needs a value (./run vm --help)"
+}
+
+while (($#)); do
+    case $1 in
+    --help | -h) usage; exit 0 ;;
+    --icount) icount=1; shift; continue ;;
+    --no-kmemleak) kmemleak=''; shift; continue ;;
+    --) shift; break ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
+    esac
+    case $1 in
+    --kernel) need "$@"; kernel=$2 ;;
+    --nic) need "$@"; nic=$2 ;;
+    --forward) need "$@"; forwards+=("$2") ;;
+    --capture) need "$@"; capture=$2 ;;
+    --cpus) need "$@"; cpus=$2 ;;
+    --memory) need "$@"; memory=$2 ;;
+    --timeout) need "$@"; timeout=$2 ;;
+    --env) need "$@"; environment+=("$2") ;;
+    --append) need "$@"; append=$2 ;;
+    --qemu-arg) need "$@"; qemu_args+=("$2") ;;
+    --log) need "$@"; log=$2 ;;
+    -*) die "unknown option $1 (./run vm --help)" ;;
+    *) break ;;
+    esac
+    shift 2
+done
+(($#)) || { usage >&2; die 'no COMMAND given'; }
+[[ $cpus =~ ^[1-9][0-9]*$ ]] || die "--cpus $cpus: not a number of processors"
+[[ -z $memory || $memory =~ ^[1-9][0-9]+$ ]] || die "--memory $memory: not a number of megabytes"
+[[ $timeout =~ ^[1-9][0-9]*$ ]] || die "--timeout $timeout: not a number of seconds"
+[[ -z $icount || $cpus = 1 ]] || die '--icount goes with one processor only'
+
+# --- what the guest is made of -------------------------------------------------------------------
+
+modules=''
+if [[ $kernel = */* || -f $kernel ]]; then
+    [[ -f $kernel ]] || die "--kernel $kernel: no such file"
+    image=$(realpath "$kernel")
+else
+    kernel_ensure "$kernel" || exit 98
+    result=$(readlink -f "$BUILD/kernel/$kernel")
+    image=$result/bzImage
+    [[ ! -d $result/lib/modules ]] || modules=$result/lib/modules
+fi
+qemu_ensure || exit 98
+qemu=$(readlink -f "$BUILD/qemu")/bin/qemu-system-x86_64
+[[ -n $memory ]] || { [[ $kernel = debug ]] && memory=2048 || memory=1024; }
+
+# Everything of this run that is to vanish with it.
+run=$(mktemp -d "${TMPDIR:-/tmp}/udp-quic-offload-vm.XXXXXX")
+qemu_pid='' pumps=()
+
+# shellcheck disable=SC2317,SC2329 # called by the trap
+cleanup() {
+    trap '' INT TERM HUP
+    if [[ -n $qemu_pid ]]; then
+        kill -KILL "$qemu_pid" 2>/dev/null || true
+    fi
+    ((${#pumps[@]} == 0)) || kill "${pumps[@]}" 2>/dev/null || true
+    rm -rf "$run"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# The part of the initramfs that is the same for every run with one kernel.
+base_initramfs() {
+    local key applet target=$1 list
+    key=$({ hash_files "$ROOT/scripts/guest/init"; stat -Lc '%s %Y' /bin/busybox; echo "${modules}"; } | key_of)
+    list=$BUILD/guest/initramfs-$key.cpio
+    if [[ ! -f $list ]]; then
+        local tree=$run/base
+        mkdir -p "$tree"/{bin,proc,sys,dev,lower,upper,root,modules} "$BUILD/guest"
+        cp /bin/busybox "$tree/bin/"
+        for applet in sh mount umount mkdir rmdir ln cat cp grep ip hostname mkfifo setsid chroot sleep sync \
+            poweroff insmod; do
+            ln -s busybox "$tree/bin/$applet"
+        done
+        cp "$ROOT/scripts/guest/init" "$tree/init"
+        chmod 755 "$tree/init"
+        if [[ -n $modules ]]; then
+            stock_kernel_modules "$(dirname "$(dirname "$modules")")" "$tree/modules"
+        fi
+        (cd "$tree" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet) >"$list.$$"
+        mv "$list.$$" "$list"
+    fi
+    cp "$list" "$target"
+}
+
+# KVM only if a guest really boots under it; the answer holds until the machine is started again.
+accelerator() {
+    local answer boot_id
+    if [[ ! -w /dev/kvm ]]; then
+        echo tcg
+        return
+    fi
+    boot_id=$(</proc/sys/kernel/random/boot_id)
+    if [[ ! -f $CACHE/kvm-probe || $(cut -d' ' -f1 "$CACHE/kvm-probe") != "$boot_id" ]]; then
+        answer=tcg
+        if timeout --kill-after=1 5 "$qemu" "${QEMU_FIRMWARE[@]}" -accel kvm -cpu host -machine q35 -m 256 \
+            -nodefaults -no-user-config -display none -no-reboot -serial "file:$run/probe.log" \
+            -kernel "$image" -initrd "$run/base.cpio" -append 'console=ttyS0 panic=-1 quic_probe' \
+            >"$LOGS/kvm-probe.log" 2>&1 </dev/null && grep -q 'quic-probe: guest is up' "$run/probe.log"; then
+            answer=kvm
+        fi
+        echo "$boot_id $answer" >"$run/kvm-probe"
+        mv "$run/kvm-probe" "$CACHE/kvm-probe"
+    fi
+    cut -d' ' -f2 "$CACHE/kvm-probe"
+}
+
+base_initramfs "$run/base.cpio"
+accel=$(accelerator)
+[[ -z $icount ]] || accel=tcg
+
+# --- the command -----------------------------------------------------------------------------------
+
+mkdir -p "$run/extra/vm"
+{
+    printf 'BUILD_DIR=%q\n' "$BUILD"
+    printf 'NIC=%s\n' "$([[ $nic = none ]] || echo eth0)"
+    printf 'HOST_NAME=guest-%s\n' "$(basename "$kernel" | tr -cd 'a-zA-Z0-9-')"
+    printf 'KMEMLEAK=%s\n' "$kmemleak"
+    printf 'MODULES=%s\n' "${modules:+1}"
+} >"$run/extra/vm/settings"
+{
+    printf 'unset PWD OLDPWD SHLVL\n'
+    printf 'export HOME=/root USER=root LOGNAME=root SHELL=/bin/bash TERM=%q LANG=C.UTF-8\n' "${TERM:-dumb}"
+    printf 'export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n'
+    for setting in "${environment[@]}"; do
+        [[ $setting =~ ^[A-Za-z_][A-Za-z0-9_]*(=|$) ]] || die "--env $setting: not NAME=VALUE"
+        if [[ $setting = *=* ]]; then
+            printf 'export %s=%q\n' "${setting%%=*}" "${setting#*=}"
+        elif [[ -v $setting ]]; then
+            printf 'export %s=%q\n' "$setting" "${!setting}"
+        fi
+    done
+    printf 'cd -- %q 2>/dev/null || cd /\n' "$PWD"
+    printf 'exec --'
+    printf ' %q' "$@"
+    printf '\n'
+} >"$run/extra/vm/command"
+(cd "$run/extra" && find . -mindepth 1 | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet) >>"$run/base.cpio"
+
+# --- QEMU ------------------------------------------------------------------------------------------
+
+[[ -n $log ]] || log=$LOGS/vm-$(date +%Y%m%d-%H%M%S)-$$.log
+mkdir -p "$(dirname "$log")"
+log=$(realpath "$log")
+
+# shellcheck disable=SC2054 # QEMU's commas
+arguments=("${QEMU_FIRMWARE[@]}" -machine q35 -m "$memory" -smp "$cpus" -nodefaults -no-user-config
+    -display none -no-reboot -kernel "$image" -initrd "$run/base.cpio"
+    -append "console=ttyS0 panic=-1 oops=panic loglevel=7 rcupdate.rcu_cpu_stall_timeout=300 random.trust_cpu=1 $append"
+    -serial "file:$log"
+    -fsdev "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"
+    -device "virtio-9p-pci,fsdev=root,mount_tag=root"
+    -fsdev "local,id=build,path=${BUILD//,/,,},security_model=none,multidevs=remap"
+    -device "virtio-9p-pci,fsdev=build,mount_tag=build"
+    -device virtio-rng-pci
+    -device virtio-serial-pci
+    -chardev "socket,id=stdin,path=$run/stdin,server=on,wait=on"
+    -device virtserialport,chardev=stdin,name=stdin
+    -chardev "file,id=stdout,path=$run/stdout" -device virtserialport,chardev=stdout,name=stdout
+    -chardev "file,id=stderr,path=$run/stderr" -device virtserialport,chardev=stderr,name=stderr
+    -chardev "file,id=control,path=$run/status" -device virtserialport,chardev=control,name=control)
+if [[ -n $modules ]]; then
+    arguments+=(-fsdev "local,id=modules,path=${modules//,/,,},security_model=none,readonly=on"
+        -device "virtio-9p-pci,fsdev=modules,mount_tag=modules")
+fi
+if [[ $accel = kvm ]]; then
+    arguments+=(-accel kvm -cpu host)
+elif ((cpus > 1)); then
+    arguments+=(-accel 'tcg,thread=multi' -cpu max)
+else
+    arguments+=(-accel tcg -cpu max)
+fi
+[[ -z $icount ]] || arguments+=(-icount 'shift=0,sleep=off')
+
+netdev='user,id=net0,ipv6=on'
+for forward in "${forwards[@]}"; do
+    if [[ $forward =~ ^(udp|tcp):([0-9]+)(:([0-9]+))?$ ]]; then
+        netdev+=",hostfwd=${BASH_REMATCH[1]}:127.0.0.1:${BASH_REMATCH[2]}-:${BASH_REMATCH[4]:-${BASH_REMATCH[2]}}"
+    else
+        die "--forward $forward: not udp:PORT or udp:HOSTPORT:GUESTPORT"
+    fi
+done
+case $nic in
+virtio)
+    arguments+=(-netdev "$netdev" -device 'virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:12:34:56')
+    [[ -z $capture ]] || arguments+=(-object "filter-dump,id=capture,netdev=net0,file=${capture//,/,,}")
+    ;;
+none)
+    [[ ${#forwards[@]} = 0 && -z $capture ]] || die '--forward and --capture need a NIC'
+    ;;
+*) die "--nic $nic: unknown (virtio, none)" ;;
+esac
+arguments+=("${qemu_args[@]}")
+
+mkfifo "$run/stdout" "$run/stderr"
+cat "$run/stdout" &
+stdout_pump=$!
+cat "$run/stderr" >&2 &
+stderr_pump=$!
+if { true <&0; } 2>/dev/null; then
+    exec {input}<&0
+else
+    exec {input}</dev/null
+fi
+/usr/bin/python3 -S "$ROOT/scripts/guest/stdin-pump" "$run/stdin" <&"$input" &
+pumps=("$stdout_pump" "$stderr_pump" $!)
+
+# QEMU ends with this shell even if it is killed in a way that no trap sees.
+setpriv --pdeathsig TERM timeout --kill-after=5 "$timeout" setpriv --pdeathsig KILL \
+    "$qemu" "${arguments[@]}" </dev/null >"$run/qemu.log" 2>&1 &
+qemu_pid=$!
+status=0
+wait "$qemu_pid" || status=$?
+qemu_pid=''
+
+# A pump whose pipe QEMU never opened is still waiting for it.
+exec {pipe}<>"$run/stdout" && exec {pipe}>&-
+exec {pipe}<>"$run/stderr" && exec {pipe}>&-
+wait "$stdout_pump" "$stderr_pump" || true
+
+# --- what came out -----------------------------------------------------------------------------------
+
+# The kernel's own reports, at the start of a message: user space may well print such words.
+stamp='^(\[ *[0-9]+\.[0-9]+\](\[ *[TC][0-9]+\])? )?'
+reports="$stamp(BUG:|WARNING: |KASAN:|KFENCE:|UBSAN:|Oops|Kernel panic|general protection fault|kernel BUG at"
+reports+='|INFO: (task|possible|inconsistent|rcu|lockdep|trying)|rcu: INFO:|watchdog: BUG|ODEBUG:|refcount_t:'
+reports+='|DEBUG_LOCKS_WARN_ON|list_(add|del) corruption|unregister_netdevice: waiting for|stack segment:'
+reports+='|unreferenced object|(page allocation failure|Out of memory: Killed process)'
+reports+="|.*(unencrypted skb|still has locks held|kmemleak: [0-9]+ new suspected))"
+expected="$stamp(WARNING: (Spectre|Support for))"
+report=$(tr -d '\r' <"$log" 2>/dev/null | grep -aE "$reports" | grep -avE "$expected" | head -n 1) || true
+if [[ -n $report ]]; then
+    say "guest kernel: $report"
+    say "kernel log: $(show_path "$log")"
+    exit 99
+fi
+if ((status == 124 || status == 137)); then
+    say "guest ended after $timeout s: time is up; kernel log: $(show_path "$log")"
+    exit 124
+fi
+if [[ ! -s $run/status ]]; then
+    say "guest ended without a status: $(tail -n 1 "$run/qemu.log")"
+    say "kernel log: $(show_path "$log"), last line: $(tr -d '\r' <"$log" | tail -n 1)"
+    exit 98
+fi
+exit "$(<"$run/status")"
