@@ -131,13 +131,15 @@ kernel_check_config() {
 }
 
 # kernel_make TREE ARGUMENT... runs make the way every kernel here is built: in the tree, so that
-# paths are relative and ccache hits between trees, and with nothing of this run in the result.
+# paths are relative and ccache hits between trees, and with nothing of this run in the result. ccache
+# takes the dependencies from the compiler (CCACHE_DEPEND): running the preprocessor first, as it does
+# else, would make a cold build half as long again.
 kernel_make() {
     local tree=$1
     shift
     env -u MAKEFLAGS -u CFLAGS -u LDFLAGS KBUILD_BUILD_TIMESTAMP='1970-01-01' KBUILD_BUILD_USER=udp-quic-offload \
         KBUILD_BUILD_HOST=guest KBUILD_BUILD_VERSION=1 \
-        make -C "$tree" -j"$JOBS" ARCH=x86_64 CC='ccache gcc' HOSTCC='ccache gcc' "$@"
+        CCACHE_DEPEND=1 make -C "$tree" -j"$JOBS" ARCH=x86_64 CC='ccache gcc' HOSTCC='ccache gcc' "$@"
 }
 
 kernel_progress() {

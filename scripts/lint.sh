@@ -1,0 +1,72 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Checks of the text of the repository, run as the tests lint.*.
+
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+    cat <<'END'
+usage: scripts/lint.sh CHECK...
+
+  shell    shellcheck on every script
+  format   clang-format on the C++ sources (.clang-format); the kernel's C has checkpatch instead
+  spdx     every file names its licence; no path of a build machine got in
+END
+}
+
+# The files of the repository, also where they are not added yet, never what is ignored.
+files() {
+    git -C "$ROOT" ls-files --cached --others --exclude-standard -- "$@" | sort -u |
+        while IFS= read -r file; do [[ ! -f $ROOT/$file ]] || printf '%s\n' "$file"; done
+}
+
+lint_shell() {
+    local file scripts=()
+    while IFS= read -r file; do
+        if [[ $file = *.sh ]] || head -n 1 "$ROOT/$file" | grep -aqE '^#!.*[/ ](ba|da)?sh\b'; then
+            scripts+=("$file")
+        fi
+    done < <(files)
+    (cd "$ROOT" && shellcheck --external-sources "${scripts[@]}")
+    echo "${#scripts[@]} scripts checked"
+}
+
+lint_format() {
+    local sources=()
+    mapfile -t sources < <(files 'examples/*' 'sim/*' 'tests/*' 'tools/*' |
+        grep -E '\.(cpp|hpp|cc|hh|h)$' | grep -v '^sim/qemu/overlay/')
+    ((${#sources[@]})) || { echo 'no C++ source yet'; return; }
+    (cd "$ROOT" && clang-format --dry-run --Werror --style=file "${sources[@]}")
+    echo "${#sources[@]} sources checked"
+}
+
+lint_spdx() {
+    local file bad=0 count=0 home
+    home=$(printf '%s' '/ro' 'ot/' '|/wo' 'rk/')
+    while IFS= read -r file; do
+        case $file in
+        LICENSES/*) continue ;;
+        esac
+        count=$((count + 1))
+        if ! grep -aqF 'SPDX-License-Identifier' "$ROOT/$file"; then
+            echo "$file: no SPDX line"
+            bad=1
+        fi
+        if grep -anE "(^|[^a-zA-Z0-9_./\$}-])($home)[a-z.]" "$ROOT/$file" | grep -aE '/(wt-|main|brief|shared|\.cache)'; then
+            echo "$file: names a path of a build machine"
+            bad=1
+        fi
+    done < <(files)
+    echo "$count files checked"
+    return "$bad"
+}
+
+(($#)) || { usage >&2; exit 2; }
+for check in "$@"; do
+    case $check in
+    --help | -h) usage ;;
+    shell | format | spdx) "lint_$check" ;;
+    *) die "unknown check '$check' (scripts/lint.sh --help)" ;;
+    esac
+done
