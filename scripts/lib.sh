@@ -132,10 +132,7 @@ with_lock() {
 
 # hash_files FILE... prints one hash over names (relative to the checkout) and contents.
 hash_files() {
-    local file
-    for file in "$@"; do
-        printf '%s %s\n' "${file#"$ROOT"/}" "$(sha256sum <"$file")"
-    done | sha256sum | cut -c1-64
+    (cd "$ROOT" && sha256sum -- "${@#"$ROOT"/}") | sha256sum | cut -c1-64
 }
 
 # key_of prints the short content key of what it reads.

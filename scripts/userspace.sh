@@ -6,9 +6,8 @@
 STEP_SOURCES+=' userspace.sh'
 
 userspace_compile() {
-    if [[ ! -f $BUILD/cmake/build.ninja ]]; then
-        cmake -S "$ROOT" -B "$BUILD/cmake" -G Ninja
-    fi
+    # Always: CMake does not notice by itself that a part has got its CMakeLists.txt.
+    cmake -S "$ROOT" -B "$BUILD/cmake" -G Ninja
     cmake --build "$BUILD/cmake" --parallel "$JOBS"
 }
 

@@ -83,7 +83,7 @@ done
 # --- what the guest is made of -------------------------------------------------------------------
 
 modules=''
-if [[ $kernel = */* || -f $kernel ]]; then
+if [[ $kernel = */* ]]; then
     [[ -f $kernel ]] || die "--kernel $kernel: no such file"
     image=$(realpath "$kernel")
 else
@@ -198,6 +198,9 @@ mkdir -p "$run/extra/vm"
 [[ -n $log ]] || log=$LOGS/vm-$(date +%Y%m%d-%H%M%S)-$$.log
 mkdir -p "$(dirname "$log")"
 log=$(realpath "$log")
+# Of the logs that nobody named, the last hundred stay.
+find "$LOGS" -maxdepth 1 -name 'vm-2*.log' -printf '%T@ %p\n' | sort -rn | tail -n +101 | cut -d' ' -f2- |
+    xargs -r rm -f
 
 # The host may be busy: that a processor got no time for long is no fault of the guest's kernel.
 command_line='console=ttyS0 panic=-1 oops=panic loglevel=7 random.trust_cpu=1'

@@ -49,11 +49,14 @@ struct udp_crypto_ext {
 
 /**
  * struct udp_crypto_ops - a device's side of the offload
+ * @inline_keys: the device takes keys in the descriptor: inline_sa of the
+ *	extension, and SAs that it does not hold
  * @tx_ok: may this skb be left to the device? It is plaintext, has a checksum
  *	to be completed by the device (or none), and needs no software
  *	segmentation. Called on transmit with BHs off, under RCU. NULL: yes.
  */
 struct udp_crypto_ops {
+	bool inline_keys;
 	bool (*tx_ok)(struct net_device *dev, const struct sk_buff *skb,
 		      const struct udp_sa *sa);
 };
@@ -122,6 +125,7 @@ static inline bool skb_udp_crypto_plaintext(const struct sk_buff *skb)
 struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 					 struct net_device *dev);
 int __udp_crypto_protect_late(struct net *net, struct sk_buff *skb);
+bool udp_crypto_receive(struct sk_buff *skb);
 int udp_crypto_gso_segment(const struct sk_buff *gso_skb,
 			   struct sk_buff *segs, unsigned int mss);
 void udp_crypto_ext_get(struct udp_crypto_ext *ext);
@@ -198,6 +202,7 @@ struct udp_sa {
 	struct llist_node	work;
 };
 
+bool udp_crypto_sw_ready(const struct udp_sa *sa);
 int udp_crypto_emulate(struct net_device *dev, struct sk_buff *skb);
 struct udp_sa *udp_crypto_ext_sa(const struct net *net,
 				 const struct udp_crypto_ext *ext);
@@ -285,6 +290,11 @@ static inline int udp_crypto_gso_segment(const struct sk_buff *gso_skb,
 static inline int udp_crypto_protect_late(struct net *net, struct sk_buff *skb)
 {
 	return 0;
+}
+
+static inline bool udp_crypto_receive(struct sk_buff *skb)
+{
+	return true;
 }
 
 #endif /* CONFIG_UDP_CRYPTO */

@@ -129,6 +129,16 @@ err_free:
 }
 
 /**
+ * udp_crypto_sw_ready() - can this SA encrypt in any context?
+ * @sa: found under RCU
+ */
+bool udp_crypto_sw_ready(const struct udp_sa *sa)
+{
+	return READ_ONCE(sa->sw[UDP_CRYPTO_ATOMIC]);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_sw_ready);
+
+/**
  * udp_crypto_sw_build() - set up the ciphers of an SA, once
  * @sa: a reference is held
  * @context: where they will be used

@@ -94,8 +94,6 @@ static int udp_crypto_encrypt(struct udp_sa *sa, struct sk_buff *skb)
 		return -EINVAL;
 	err = udp_crypto_sw_encrypt(sa, skb, payload, seg_size, ext->pn,
 				    ext->pn_offset, UDP_CRYPTO_ATOMIC);
-	if (err == -EAGAIN)
-		udp_sa_build_later(sa);
 	if (err)
 		return err;
 
@@ -127,15 +125,10 @@ int udp_crypto_emulate(struct net_device *dev, struct sk_buff *skb)
 }
 EXPORT_SYMBOL_GPL(udp_crypto_emulate);
 
-/**
- * __udp_crypto_protect_late() - encrypt a plaintext packet, or say why not
- * @net: network namespace that it is in
- * @skb: plaintext, not shared
- *
- * Any context but hard interrupt.
- * Return: 0, or an error, counted: the caller drops the packet.
+/* Returns 0, -EAGAIN with the packet unchanged (the ciphers of its SA are not
+ * set up, and nothing is counted), or an error, counted.
  */
-int __udp_crypto_protect_late(struct net *net, struct sk_buff *skb)
+static int udp_crypto_try_late(struct net *net, struct sk_buff *skb)
 {
 	struct udp_crypto_net *un = udp_crypto_pernet(net);
 	unsigned int segs = udp_crypto_segs(skb);
@@ -151,28 +144,157 @@ int __udp_crypto_protect_late(struct net *net, struct sk_buff *skb)
 	}
 
 	err = udp_crypto_encrypt(sa, skb);
-	atomic64_add(segs, err ? &sa->packets_dropped : &sa->packets_sw);
 	switch (err) {
 	case 0:
+		atomic64_add(segs, &sa->packets_sw);
 		UDP_CRYPTO_ADD_STATS(un, TXSOFTWARE, segs);
 		UDP_CRYPTO_ADD_STATS(un, TXSOFTWARELATE, segs);
 		break;
 	case -EAGAIN:
-		/* The first packets that meet this device; what is lost QUIC
-		 * sends again, and it finds the ciphers set up.
-		 */
-		UDP_CRYPTO_ADD_STATS(un, DROPNOKEYS, segs);
 		break;
 	case -ENOMEM:
+		atomic64_add(segs, &sa->packets_dropped);
 		UDP_CRYPTO_ADD_STATS(un, DROPNOMEM, segs);
 		break;
 	default:
+		atomic64_add(segs, &sa->packets_dropped);
 		UDP_CRYPTO_ADD_STATS(un, DROPERROR, segs);
 	}
 	rcu_read_unlock();
 	return err;
 }
+
+static void udp_crypto_drop_no_keys(struct net *net, struct sk_buff *skb)
+{
+	unsigned int segs = udp_crypto_segs(skb);
+	struct udp_sa *sa;
+
+	rcu_read_lock();
+	sa = udp_crypto_ext_sa(net, skb_ext_find(skb, SKB_EXT_UDP_CRYPTO));
+	if (sa) {
+		atomic64_add(segs, &sa->packets_dropped);
+		udp_sa_build_later(sa);
+	}
+	rcu_read_unlock();
+	UDP_CRYPTO_ADD_STATS(udp_crypto_pernet(net), DROPNOKEYS, segs);
+}
+
+/**
+ * __udp_crypto_protect_late() - encrypt a plaintext packet, or say why not
+ * @net: network namespace that it is in
+ * @skb: plaintext, not shared
+ *
+ * Any context but hard interrupt.
+ * Return: 0, or an error, counted: the caller drops the packet.
+ */
+int __udp_crypto_protect_late(struct net *net, struct sk_buff *skb)
+{
+	int err = udp_crypto_try_late(net, skb);
+
+	if (err == -EAGAIN)
+		udp_crypto_drop_no_keys(net, skb);
+	return err;
+}
 EXPORT_SYMBOL_GPL(__udp_crypto_protect_late);
+
+/* Ciphers are set up in process context only. Packets that find those of
+ * their SA missing wait here for a worker, which sends them on.
+ */
+struct udp_crypto_waiting {
+	netdevice_tracker	tracker;
+	bool			receive;
+};
+
+#define UDP_CRYPTO_WAITING(skb)	((struct udp_crypto_waiting *)(skb)->cb)
+#define UDP_CRYPTO_WAITING_MAX	4096
+
+static struct sk_buff_head udp_crypto_waiting;
+
+static void udp_crypto_resume(struct sk_buff *skb, bool receive)
+{
+	struct net *net = dev_net(skb->dev);
+	struct udp_sa *sa;
+
+	rcu_read_lock();
+	sa = udp_crypto_ext_sa(net, skb_ext_find(skb, SKB_EXT_UDP_CRYPTO));
+	if (sa && !refcount_inc_not_zero(&sa->refs))
+		sa = NULL;
+	rcu_read_unlock();
+	if (sa) {
+		udp_crypto_sw_build(sa, UDP_CRYPTO_ATOMIC);
+		udp_sa_put(sa);
+	}
+
+	/* finds that the SA is gone, or that there is no memory, by itself */
+	if (__udp_crypto_protect_late(net, skb)) {
+		kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
+	} else if (receive) {
+		netif_rx(skb);
+	} else {
+		/* it has been through tc and the qdisc */
+		memset(skb->cb, 0, sizeof(skb->cb));
+		dev_direct_xmit(skb, skb_get_queue_mapping(skb));
+	}
+}
+
+static void udp_crypto_waiting_work(struct work_struct *work)
+{
+	struct sk_buff *skb;
+
+	while ((skb = skb_dequeue(&udp_crypto_waiting))) {
+		struct udp_crypto_waiting waiting = *UDP_CRYPTO_WAITING(skb);
+		struct net_device *dev = skb->dev;
+
+		udp_crypto_resume(skb, waiting.receive);
+		netdev_put(dev, &waiting.tracker);
+		cond_resched();
+	}
+}
+
+static DECLARE_WORK(udp_crypto_waiting_worker, udp_crypto_waiting_work);
+
+/* Takes the packet; false, and nothing done, when too many wait. */
+static bool udp_crypto_wait(struct sk_buff *skb, struct net_device *dev,
+			    bool receive)
+{
+	struct udp_crypto_waiting *waiting = UDP_CRYPTO_WAITING(skb);
+
+	BUILD_BUG_ON(sizeof(*waiting) > sizeof(skb->cb));
+	if (skb_queue_len_lockless(&udp_crypto_waiting) >=
+	    UDP_CRYPTO_WAITING_MAX)
+		return false;
+	skb->dev = dev;
+	memset(waiting, 0, sizeof(*waiting));
+	waiting->receive = receive;
+	netdev_hold(dev, &waiting->tracker, GFP_ATOMIC);
+	skb_queue_tail(&udp_crypto_waiting, skb);
+	schedule_work(&udp_crypto_waiting_worker);
+	return true;
+}
+
+/**
+ * udp_crypto_receive() - plaintext was redirected from transmit to receive
+ * @skb: plaintext, as in __netif_receive_skb_core()
+ *
+ * Return: true: it is ciphertext now; false: the packet is taken, to be
+ * received again later, or dropped and counted.
+ */
+bool udp_crypto_receive(struct sk_buff *skb)
+{
+	struct net *net = dev_net(skb->dev);
+	int err = udp_crypto_try_late(net, skb);
+
+	if (!err)
+		return true;
+	if (err == -EAGAIN) {
+		/* not shared with a tap: those come after this */
+		if (udp_crypto_wait(skb, skb->dev, true))
+			return false;
+		udp_crypto_drop_no_keys(net, skb);
+	}
+	kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
+	return false;
+}
 
 /* Would the stack have to touch the payload before the device gets it? */
 static bool udp_crypto_untouched(struct sk_buff *skb, netdev_features_t features)
@@ -208,7 +330,8 @@ static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb)
  * @dev: that is to send it
  *
  * From validate_xmit_skb(), under RCU with BHs off.
- * Return: @skb, for the device to encrypt or encrypted; NULL: dropped, counted.
+ * Return: @skb, for the device to encrypt or encrypted; NULL: taken, to be sent
+ * in a moment, or dropped and counted.
  */
 struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 					 struct net_device *dev)
@@ -222,7 +345,7 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 		return skb;
 	}
 
-	err = __udp_crypto_protect_late(dev_net(dev), skb);
+	err = udp_crypto_try_late(dev_net(dev), skb);
 	switch (err) {
 	case 0:
 		return skb;
@@ -230,6 +353,9 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_SA;
 		break;
 	case -EAGAIN:
+		if (udp_crypto_wait(skb, dev, false))
+			return NULL;
+		udp_crypto_drop_no_keys(dev_net(dev), skb);
 		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_KEYS;
 		break;
 	case -ENOMEM:
@@ -239,6 +365,7 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 		reason = SKB_DROP_REASON_UDP_CRYPTO;
 	}
 	kfree_skb_reason(skb, reason);
+	dev_core_stats_tx_dropped_inc(dev);
 	return NULL;
 }
 
@@ -269,3 +396,10 @@ int udp_crypto_gso_segment(const struct sk_buff *gso_skb, struct sk_buff *segs,
 	}
 	return 0;
 }
+
+static int __init udp_crypto_waiting_init(void)
+{
+	skb_queue_head_init(&udp_crypto_waiting);
+	return 0;
+}
+core_initcall(udp_crypto_waiting_init);

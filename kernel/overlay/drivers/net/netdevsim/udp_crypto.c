@@ -7,7 +7,16 @@
 
 #include "netdevsim.h"
 
-static const struct udp_crypto_ops nsim_udp_crypto_ops = { };
+static bool nsim_udp_crypto_tx_ok(struct net_device *dev,
+				  const struct sk_buff *skb,
+				  const struct udp_sa *sa)
+{
+	return udp_crypto_sw_ready(sa);
+}
+
+static const struct udp_crypto_ops nsim_udp_crypto_ops = {
+	.tx_ok	= nsim_udp_crypto_tx_ok,
+};
 
 /* Returns false when the packet must be dropped. */
 bool nsim_udp_crypto_tx(struct netdevsim *ns, struct sk_buff *skb)

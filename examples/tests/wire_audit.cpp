@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// quic-wire-audit: looks for the content of a file, in plaintext, in what a QUIC server put on the
+// wire. It knows nothing of keys and trusts nobody: any 31 bytes in a row of the file, anywhere in
+// a datagram, are found.
+//
+// usage: quic-wire-audit --capture FILE.pcap --server-port N --content FILE
+// Prints one JSON object. Exit status: 0 when it has looked at everything, whatever it found; 1
+// when it could not look, 2 for wrong usage.
+#include <pcap/pcap.h>
+
+#include <algorithm>
+#include <array>
+#include <cinttypes>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace {
+
+using Bytes = std::span<const std::uint8_t>;
+
+constexpr std::size_t kBlock = 16;
+
+std::uint16_t read_be16(Bytes bytes, std::size_t offset) {
+    return static_cast<std::uint16_t>(bytes[offset] << 8 | bytes[offset + 1]);
+}
+
+// All 16-byte blocks of the file at multiples of 16. A run of 31 bytes of the file holds one.
+class ContentIndex {
+  public:
+    explicit ContentIndex(std::vector<std::uint8_t> content) : content_(std::move(content)) {
+        const std::size_t blocks = content_.size() / kBlock;
+        std::size_t slots = 1024;
+        while (slots < 2 * blocks)
+            slots *= 2;
+        mask_ = slots - 1;
+        slots_.assign(slots, 0);
+        for (std::size_t block = 0; block < blocks; ++block) {
+            std::size_t slot = slot_of(&content_[block * kBlock]);
+            while (slots_[slot] != 0)
+                slot = (slot + 1) & mask_;
+            slots_[slot] = static_cast<std::uint32_t>(block + 1);
+        }
+    }
+
+    // Where in @bytes the first block of the file begins.
+    std::optional<std::size_t> find_in(Bytes bytes) const {
+        for (std::size_t offset = 0; offset + kBlock <= bytes.size(); ++offset)
+            if (has_block(&bytes[offset]))
+                return offset;
+        return std::nullopt;
+    }
+
+    // That the search works is tried before it is believed: pieces of the file at odd places, in a
+    // datagram of other bytes, have to be found.
+    bool finds_its_own_content() const {
+        constexpr std::size_t kRun = 2 * kBlock - 1;
+        if (content_.size() < 4096)
+            return false;
+        for (std::size_t start = 1; start + kRun <= content_.size();
+             start += content_.size() / 97) {
+            std::array<std::uint8_t, 1200> datagram{};
+            std::copy_n(&content_[start], kRun, &datagram[311]);
+            if (!find_in(datagram))
+                return false;
+        }
+        return true;
+    }
+
+  private:
+    static std::uint64_t load(const std::uint8_t *p) {
+        std::uint64_t value = 0;
+        std::memcpy(&value, p, sizeof(value));
+        return value;
+    }
+    std::size_t slot_of(const std::uint8_t *p) const {
+        return static_cast<std::size_t>(load(p) * 0x9e3779b97f4a7c15 >> 20) & mask_;
+    }
+    bool has_block(const std::uint8_t *p) const {
+        for (std::size_t slot = slot_of(p); slots_[slot] != 0; slot = (slot + 1) & mask_)
+            if (std::memcmp(&content_[(slots_[slot] - std::size_t{1}) * kBlock], p, kBlock) == 0)
+                return true;
+        return false;
+    }
+
+    std::vector<std::uint8_t> content_;
+    std::vector<std::uint32_t> slots_; // block number plus one; 0: empty
+    std::size_t mask_ = 0;
+};
+
+struct UdpDatagram {
+    std::uint16_t source_port = 0;
+    std::uint16_t destination_port = 0;
+    bool may_fragment = false; // IPv4 without DF
+    bool truncated = false;    // by the capture
+    Bytes payload;
+};
+
+enum class Parse { kUdp, kFragment, kOther };
+
+// The network layer of a captured frame; empty when there is none.
+Bytes strip_link_layer(int link_type, Bytes frame) {
+    std::size_t type_offset = 12;
+    switch (link_type) {
+    case DLT_RAW:
+        return frame;
+    case DLT_EN10MB:
+        break;
+    case DLT_LINUX_SLL:
+        type_offset = 14;
+        break;
+    default:
+        return {};
+    }
+    while (frame.size() >= type_offset + 2) {
+        const std::uint16_t type = read_be16(frame, type_offset);
+        if (type == 0x8100 || type == 0x88a8) { // VLAN tag
+            type_offset += 4;
+            continue;
+        }
+        return type == 0x0800 || type == 0x86dd ? frame.subspan(type_offset + 2) : Bytes{};
+    }
+    return {};
+}
+
+Parse parse_udp(Bytes packet, UdpDatagram &udp) {
+    if (packet.size() < 20)
+        return Parse::kOther;
+    Bytes rest;
+    if (packet[0] >> 4 == 4) {
+        const std::size_t header = (packet[0] & 0xfU) * 4;
+        const std::uint16_t fragment = read_be16(packet, 6);
+        if (packet[9] != 17 || header < 20 || packet.size() < header)
+            return Parse::kOther;
+        if (fragment & 0x3fff) // more fragments, or an offset
+            return Parse::kFragment;
+        udp.may_fragment = !(fragment & 0x4000);
+        rest = packet.subspan(header);
+    } else if (packet[0] >> 4 == 6 && packet.size() >= 40) {
+        if (packet[6] == 44)
+            return Parse::kFragment;
+        if (packet[6] != 17)
+            return Parse::kOther;
+        rest = packet.subspan(40);
+    } else {
+        return Parse::kOther;
+    }
+    if (rest.size() < 8)
+        return Parse::kOther;
+    const std::size_t length = read_be16(rest, 4);
+    if (length < 8)
+        return Parse::kOther;
+    udp.source_port = read_be16(rest, 0);
+    udp.destination_port = read_be16(rest, 2);
+    udp.truncated = length > rest.size();
+    udp.payload = rest.subspan(8, std::min(length, rest.size()) - 8);
+    return Parse::kUdp;
+}
+
+struct Findings {
+    std::uint64_t from_server = 0; // datagrams
+    std::uint64_t bytes_from_server = 0;
+    std::uint64_t short_header = 0;
+    std::uint64_t long_header = 0;
+    std::uint64_t to_server = 0;
+    std::uint64_t plaintext = 0;
+    std::uint64_t first_plaintext_frame = 0;
+    std::uint64_t fragments = 0;
+    std::uint64_t without_df = 0;
+    std::uint64_t truncated = 0;
+    std::uint64_t largest = 0;
+};
+
+void look_at(const UdpDatagram &udp, std::uint16_t server_port, const ContentIndex &content,
+             std::uint64_t frame, Findings &findings) {
+    if (udp.destination_port == server_port)
+        ++findings.to_server;
+    if (udp.source_port != server_port || udp.payload.empty())
+        return;
+    ++findings.from_server;
+    findings.bytes_from_server += udp.payload.size();
+    findings.largest = std::max<std::uint64_t>(findings.largest, udp.payload.size());
+    ++(udp.payload[0] & 0x80 ? findings.long_header : findings.short_header);
+    findings.without_df += udp.may_fragment;
+    findings.truncated += udp.truncated;
+    if (content.find_in(udp.payload) && findings.plaintext++ == 0)
+        findings.first_plaintext_frame = frame;
+}
+
+int fail(const std::string &what) {
+    std::fprintf(stderr, "quic-wire-audit: %s\n", what.c_str());
+    return 1;
+}
+
+int audit(const std::string &capture_file, std::uint16_t server_port,
+          const std::string &content_file) {
+    std::ifstream in(content_file, std::ios::binary);
+    if (!in)
+        return fail(content_file + ": cannot be read");
+    const ContentIndex content({std::istreambuf_iterator<char>(in), {}});
+    if (!content.finds_its_own_content())
+        return fail(content_file + ": too short or too uniform to be searched for");
+
+    std::array<char, PCAP_ERRBUF_SIZE> error{};
+    const std::unique_ptr<pcap_t, decltype(&pcap_close)> capture(
+        pcap_open_offline(capture_file.c_str(), error.data()), pcap_close);
+    if (!capture)
+        return fail(error.data());
+
+    Findings findings;
+    pcap_pkthdr *header = nullptr;
+    const u_char *data = nullptr;
+    std::uint64_t frame = 0;
+    int rc = 0;
+    while ((rc = pcap_next_ex(capture.get(), &header, &data)) == 1) {
+        ++frame;
+        UdpDatagram udp;
+        switch (parse_udp(strip_link_layer(pcap_datalink(capture.get()), {data, header->caplen}),
+                          udp)) {
+        case Parse::kUdp:
+            look_at(udp, server_port, content, frame, findings);
+            break;
+        case Parse::kFragment:
+            ++findings.fragments;
+            break;
+        case Parse::kOther:
+            break;
+        }
+    }
+    if (rc == PCAP_ERROR)
+        return fail(capture_file + ": " + pcap_geterr(capture.get()));
+
+    std::printf("{\"frames\":%" PRIu64 ",\"datagrams_from_server\":%" PRIu64
+                ",\"bytes_from_server\":%" PRIu64 ",\"short_header_datagrams\":%" PRIu64
+                ",\"long_header_datagrams\":%" PRIu64 ",\"datagrams_to_server\":%" PRIu64
+                ",\"largest_datagram\":%" PRIu64 ",\"plaintext_datagrams\":%" PRIu64
+                ",\"first_plaintext_frame\":%" PRIu64 ",\"ip_fragments\":%" PRIu64
+                ",\"without_df\":%" PRIu64 ",\"truncated\":%" PRIu64 "}\n",
+                frame, findings.from_server, findings.bytes_from_server, findings.short_header,
+                findings.long_header, findings.to_server, findings.largest, findings.plaintext,
+                findings.first_plaintext_frame, findings.fragments, findings.without_df,
+                findings.truncated);
+    return 0;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    std::string capture;
+    std::string content;
+    unsigned long port = 0;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        const std::string option = argv[i];
+        if (option == "--capture")
+            capture = argv[i + 1];
+        else if (option == "--content")
+            content = argv[i + 1];
+        else if (option == "--server-port")
+            port = std::strtoul(argv[i + 1], nullptr, 10);
+        else
+            capture.clear(), port = 0;
+    }
+    if (capture.empty() || content.empty() || port == 0 || port > 65535) {
+        std::fprintf(stderr,
+                     "usage: quic-wire-audit --capture FILE --server-port N --content FILE\n");
+        return 2;
+    }
+    return audit(capture, static_cast<std::uint16_t>(port), content);
+}

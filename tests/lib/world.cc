@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+#include "world.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include <gtest/gtest.h>
+#include <net/if.h>
+
+#ifndef SO_ZEROCOPY
+#define SO_ZEROCOPY 60
+#endif
+
+namespace quic_test {
+
+const char *name(Wire wire) {
+    switch (wire) {
+    case Wire::kVeth:
+        return "Veth";
+    case Wire::kOffload:
+        return "Offload";
+    case Wire::kOffloadNoSegmentation:
+        return "OffloadNoSegmentation";
+    }
+    return "?";
+}
+
+void World::make_netdevsim(const NetNamespace &ns, unsigned id, const std::string &device) {
+    const InNamespace inside(ns);
+    // The device is made in the namespace of the one who asks.
+    write_file("/sys/bus/netdevsim/new_device", std::to_string(id) + " 1");
+    command("d=$(ip -o link show | grep -v -e ': lo:' | cut -d: -f2 | cut -d@ -f1 | head -n 1); "
+            "ip link set $d down; ip link set $d name " +
+            device + "; ip link set " + device + " multicast on mtu 1500 up");
+}
+
+World::World(Wire wire) : wire_(wire) {
+    if (wire == Wire::kVeth) {
+        a.command("ip link add va type veth peer name vb netns " + b.path() + "; ip link set va up");
+        b.command("ip link set vb up");
+    } else {
+        static unsigned next_id = 1;
+        first_id_ = next_id;
+        next_id += 2;
+        make_netdevsim(a, first_id_, "va");
+        make_netdevsim(b, first_id_ + 1, "vb");
+        const auto index = [](const NetNamespace &ns, const char *device) {
+            const InNamespace inside(ns);
+            return std::to_string(::if_nametoindex(device));
+        };
+        write_file("/sys/bus/netdevsim/link_device", std::to_string(a.fd()) + ":" + index(a, "va") +
+                                                         " " + std::to_string(b.fd()) + ":" +
+                                                         index(b, "vb"));
+        a.command(std::string("ethtool -K va udp-crypto-hw-tx-offload on tx-udp-segmentation ") +
+                  (wire == Wire::kOffload ? "on" : "off"));
+    }
+    a.command("ip addr add 10.1.1.1/24 brd + dev va; ip addr add fd01::1/64 dev va nodad");
+    b.command("ip addr add 10.1.1.2/24 brd + dev vb; ip addr add fd01::2/64 dev vb nodad");
+    listen();
+}
+
+void World::remove_devices() {
+    if (first_id_ == 0)
+        return;
+    for (unsigned id : {first_id_, first_id_ + 1})
+        write_file("/sys/bus/netdevsim/del_device", std::to_string(id));
+    first_id_ = 0;
+}
+
+World::~World() {
+    try {
+        remove_devices();
+    } catch (const std::exception &error) {
+        ADD_FAILURE() << error.what();
+    }
+}
+
+std::string World::mac(const NetNamespace &ns, const std::string &device) {
+    std::string out = ns.command("ip -br link show " + device + " | awk '{print $3}'");
+    while (!out.empty() && out.back() == '\n')
+        out.pop_back();
+    return out;
+}
+
+std::uint64_t World::count_a(const std::string &name) const {
+    const InNamespace inside(a);
+    return Statistics::read()[name];
+}
+
+void World::listen() {
+    a.run([&] { sniffer_a_ = std::make_unique<Sniffer>("host a"); });
+    b.run([&] { sniffer_b_ = std::make_unique<Sniffer>("host b"); });
+    if (wire_ != Wire::kVeth) {
+        // What goes to a device that encrypts is plaintext to a listener in front of it, as with any
+        // crypto offload. Everything else that a's devices show must not be.
+        const InNamespace inside(a);
+        sniffer_a_->ignore_outgoing_of(static_cast<int>(::if_nametoindex("va")));
+    }
+}
+
+void World::expect_clean(bool silent) {
+    for (Sniffer *sniffer : {sniffer_a_.get(), sniffer_b_.get()})
+        for (const std::string &complaint : sniffer->complaints())
+            ADD_FAILURE() << complaint;
+    if (!silent) {
+        EXPECT_GT(sniffer_b_->udp_frames(), 0U) << "nothing was heard at all";
+    }
+}
+
+Flow::Flow(const NetNamespace &from_ns, const NetNamespace &to_ns, const Address &to, Cipher cipher)
+    : to_(to), keys_(keys_of_seed(cipher, 0xf10)) {
+    to_ns.run([&] {
+        receiver_ = udp_socket(to_.family());
+        set_option(receiver_.get(), SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20);
+        set_option(receiver_.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+        Address any = to_.family() == AF_INET ? Address::v4("0.0.0.0", to_.port())
+                                              : Address::v6("::", to_.port());
+        bind_to(receiver_.get(), any);
+        to_.set_port(Address::of_socket(receiver_.get()).port());
+    });
+    from_ns.run([&] {
+        sender_ = udp_socket(to_.family());
+        set_option(sender_.get(), SOL_SOCKET, SO_SNDBUFFORCE, 32 << 20);
+        set_option(sender_.get(), SOL_SOCKET, SO_ZEROCOPY, 1);
+    });
+    sa_ = add_sa_index(sender_.get(), 1, keys_);
+}
+
+ssize_t Flow::send_form(const Form &form) {
+    std::vector<Bytes> packets;
+    for (unsigned i = 0; i < form.packets; ++i)
+        packets.push_back(make_packet(shape(), next_pn_ + i, size_));
+    const Bytes data = form.tag_room ? join_with_tag_room(packets) : join_packets(packets);
+    const std::uint16_t flags = form.tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0;
+    Control control;
+    if (form.inline_keys)
+        control.quic_inline(next_pn_, keys_, shape().pn_offset(), flags);
+    else
+        control.quic(next_pn_, sa_, shape().pn_offset(), flags);
+    if (form.packets > 1)
+        control.gso_size(static_cast<std::uint16_t>(size_ + UDP_QUIC_TAG_LEN));
+    const ssize_t result =
+        send(sender_.get(), data, control, &to_, form.zerocopy ? MSG_ZEROCOPY : 0);
+    if (result < 0)
+        return result;
+    EXPECT_EQ(result, static_cast<ssize_t>(data.size()));
+    for (Bytes &packet : packets)
+        packets_.emplace(next_pn_++, std::move(packet));
+    if (form.zerocopy) {
+        // @data is ours again only now.
+        const auto completion = zerocopy_completion(sender_.get());
+        EXPECT_TRUE(completion.has_value()) << "no zerocopy completion";
+    }
+    return result;
+}
+
+void Flow::send_all_forms(unsigned rounds, bool gso) {
+    for (unsigned round = 0; round < rounds; ++round)
+        for (const Form &form :
+             {Form{}, Form{.tag_room = true}, Form{.inline_keys = true},
+              Form{.tag_room = true, .zerocopy = true}, Form{.packets = 2}, Form{.packets = 11},
+              Form{.tag_room = true, .packets = 7},
+              Form{.tag_room = true, .zerocopy = true, .packets = 5},
+              Form{.inline_keys = true, .packets = 3}}) {
+            if (form.packets > 1 && !gso)
+                continue;
+            EXPECT_GT(send_form(form), 0)
+                << "tag room " << form.tag_room << " zerocopy " << form.zerocopy << " inline "
+                << form.inline_keys << " packets " << form.packets;
+        }
+}
+
+bool Flow::is_of_this_flow(ByteView wire) {
+    if (contains_plaintext(wire)) {
+        ADD_FAILURE() << "PLAINTEXT arrived";
+        return false;
+    }
+    const auto opened = unprotect(keys_, wire, shape().pn_offset(), next_pn_);
+    if (!opened)
+        return false;
+    const auto found = packets_.find(opened->pn);
+    if (found == packets_.end()) {
+        ADD_FAILURE() << "arrived with a number that was never sent: " << opened->pn - kFirstPn;
+        return false;
+    }
+    EXPECT_EQ(opened->packet, found->second) << "packet " << opened->pn - kFirstPn;
+    if (!arrived_.insert(opened->pn).second)
+        ++duplicates_;
+    return true;
+}
+
+bool Flow::take_one(std::chrono::milliseconds patience) {
+    const auto wire = receive(receiver_.get(), patience);
+    if (!wire)
+        return false;
+    EXPECT_TRUE(is_of_this_flow(*wire))
+        << "does not decrypt: " << to_hex(ByteView(*wire).first(std::min<std::size_t>(
+               wire->size(), 40)));
+    return true;
+}
+
+void Flow::expect_all_arrive(bool duplicates_allowed, const World *world) {
+    const auto lost = [&] { return world != nullptr ? world->count_a("DropNoKeys") : 0; };
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (arrived_.size() + lost() < packets_.size()) {
+        if (!take_one(world != nullptr ? std::chrono::milliseconds(50) : kPatience) &&
+            std::chrono::steady_clock::now() > deadline) {
+            ADD_FAILURE() << arrived_.size() << " arrived, " << lost()
+                          << " counted in DropNoKeys, of " << packets_.size();
+            return;
+        }
+    }
+    EXPECT_EQ(arrived_.size() + lost(), packets_.size());
+    EXPECT_GT(arrived_.size(), 0U);
+    if (!duplicates_allowed) {
+        EXPECT_EQ(duplicates_, 0U);
+    }
+}
+
+} // namespace quic_test

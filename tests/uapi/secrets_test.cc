@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// Invariant (e): keys are zeroed on free and never readable again. The judge is all of the guest's
+// memory, read through /proc/kcore, and everything the kernel writes about the socket.
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include <elf.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "loopback.h"
+
+namespace quic_test {
+namespace {
+
+constexpr std::size_t kSecret = 32;
+
+// A secret that this process itself holds only in disguise, so that a scan of all memory does not
+// find the searcher.
+class Secret {
+  public:
+    explicit Secret(std::uint64_t seed) {
+        std::mt19937_64 random(seed);
+        for (std::uint8_t &byte : disguised_)
+            byte = static_cast<std::uint8_t>(random());
+    }
+    void reveal(std::uint8_t *out) const {
+        for (std::size_t i = 0; i < kSecret; ++i)
+            out[i] = disguised_[i] ^ kMask;
+    }
+    // Whether the first half of it is at @at; half is as bad as all.
+    bool is_at(const std::uint8_t *at) const {
+        for (std::size_t i = 0; i < kSecret / 2; ++i)
+            if (static_cast<std::uint8_t>(at[i] ^ kMask) != disguised_[i])
+                return false;
+        return true;
+    }
+    std::uint8_t first_byte() const { return disguised_[0] ^ kMask; }
+
+  private:
+    static constexpr std::uint8_t kMask = 0xa7;
+    std::uint8_t disguised_[kSecret];
+};
+
+// The vector registers of a process are in memory too while it is off the CPU.
+__attribute__((target("avx"))) void clear_vector_registers_avx() {
+    asm volatile("vzeroall" ::: "memory");
+}
+void clear_vector_registers() {
+    if (__builtin_cpu_supports("avx"))
+        clear_vector_registers_avx();
+    else
+        asm volatile("pxor %%xmm0,%%xmm0; pxor %%xmm1,%%xmm1; pxor %%xmm2,%%xmm2; pxor %%xmm3,%%xmm3;"
+                     "pxor %%xmm4,%%xmm4; pxor %%xmm5,%%xmm5; pxor %%xmm6,%%xmm6; pxor %%xmm7,%%xmm7" ::
+                         : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "memory");
+}
+
+bool found_in(const Secret &secret, ByteView bytes) {
+    const std::uint8_t *at = bytes.data();
+    const std::uint8_t *const end = at + bytes.size();
+    while (end - at >= static_cast<std::ptrdiff_t>(kSecret / 2)) {
+        at = static_cast<const std::uint8_t *>(
+            std::memchr(at, secret.first_byte(), static_cast<std::size_t>(end - at)));
+        if (at == nullptr || end - at < static_cast<std::ptrdiff_t>(kSecret / 2))
+            return false;
+        if (secret.is_at(at))
+            return true;
+        ++at;
+    }
+    return false;
+}
+
+// How many of @secrets are anywhere in the direct map of physical memory: one flag each.
+std::vector<unsigned> scan_memory(const std::vector<const Secret *> &secrets) {
+    const UniqueFd kcore(::open("/proc/kcore", O_RDONLY | O_CLOEXEC));
+    if (kcore.get() < 0)
+        throw_errno("/proc/kcore");
+    Elf64_Ehdr elf{};
+    if (::pread(kcore.get(), &elf, sizeof(elf), 0) != sizeof(elf))
+        throw_errno("/proc/kcore header");
+    std::vector<unsigned> found(secrets.size(), 0);
+    constexpr std::size_t kChunk = 1 << 20;
+    Bytes buffer(kChunk);
+    std::uint64_t scanned = 0;
+    for (unsigned i = 0; i < elf.e_phnum; ++i) {
+        Elf64_Phdr segment{};
+        if (::pread(kcore.get(), &segment, sizeof(segment),
+                    static_cast<off_t>(elf.e_phoff + i * elf.e_phentsize)) != sizeof(segment))
+            throw_errno("/proc/kcore segment");
+        // The direct map holds every page of RAM once; the rest are further views of it.
+        if (segment.p_type != PT_LOAD || segment.p_paddr == ~std::uint64_t{0} ||
+            segment.p_vaddr >= 0xffffffff80000000ULL)
+            continue;
+        for (std::uint64_t at = 0; at < segment.p_filesz;) {
+            const std::size_t want =
+                std::min<std::uint64_t>(kChunk, segment.p_filesz - at);
+            const ssize_t got = ::pread(kcore.get(), buffer.data(), want,
+                                        static_cast<off_t>(segment.p_offset + at));
+            if (got <= 0) {
+                at += 4096; // a hole
+                continue;
+            }
+            for (std::size_t s = 0; s < secrets.size(); ++s)
+                if (found_in(*secrets[s], ByteView(buffer).first(static_cast<std::size_t>(got))))
+                    ++found[s];
+            // Not to be found in our own pages by the rest of the scan
+            ::explicit_bzero(buffer.data(), static_cast<std::size_t>(got));
+            at += static_cast<std::uint64_t>(got);
+            scanned += static_cast<std::uint64_t>(got);
+        }
+    }
+    if (scanned < (64U << 20))
+        throw std::runtime_error("only " + std::to_string(scanned) + " bytes of memory scanned");
+    return found;
+}
+
+// Adds an SA whose keys are the secrets, through a buffer that is wiped; no libc copies.
+std::uint32_t add_secret_sa(int fd, Cipher cipher, std::uint64_t cookie, const Secret &key,
+                            const Secret &hp, std::uint8_t *page) {
+    auto *sa = reinterpret_cast<struct udp_crypto_sa *>(page);
+    sa->req = request(UDP_CRYPTO_OP_ADD_SA, cookie);
+    sa->packet_limit = 0;
+    sa->keys.cipher = static_cast<std::uint16_t>(cipher);
+    std::uint8_t bytes[kSecret];
+    key.reveal(bytes);
+    std::memcpy(sa->keys.key, bytes, key_length(cipher));
+    hp.reveal(bytes);
+    std::memcpy(sa->keys.hp_key, bytes, key_length(cipher));
+    const int result = set_state(fd, sa, sizeof(*sa));
+    ::explicit_bzero(bytes, sizeof(bytes));
+    ::explicit_bzero(page, 4096);
+    clear_vector_registers();
+    if (result != 0) {
+        errno = -result;
+        throw_errno("UDP_CRYPTO_OP_ADD_SA");
+    }
+    return sa_index(fd, cookie);
+}
+
+class Secrets : public testing::Test {
+  protected:
+    Secrets()
+        : page_(static_cast<std::uint8_t *>(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE,
+                                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
+        ::mlock(page_, 4096);
+    }
+    ~Secrets() override { ::munmap(page_, 4096); }
+    std::uint8_t *page_;
+};
+
+TEST_F(Secrets, AreFoundWhileInUseAndGoneAfterFree) {
+    std::random_device seed;
+    std::vector<Secret> secrets;
+    for (int i = 0; i < 8; ++i)
+        secrets.emplace_back((std::uint64_t{seed()} << 32) | seed());
+    std::vector<const Secret *> pointers;
+    for (const Secret &secret : secrets)
+        pointers.push_back(&secret);
+
+    Loopback loopback(Family::kIpv4, true);
+    std::vector<std::uint32_t> sas;
+    for (std::size_t i = 0; i < 4; ++i)
+        sas.push_back(add_secret_sa(loopback.sender.get(), kAllCiphers[i], i, secrets[2 * i],
+                                    secrets[2 * i + 1], page_));
+    const PacketShape shape{};
+    for (std::uint64_t pn = 0; pn < 8; ++pn) {
+        const Bytes plain = make_packet(shape, pn, 1000);
+        ASSERT_EQ(send(loopback.sender.get(), plain,
+                       Control().quic(pn, sas[pn % 4], shape.pn_offset())),
+                  1000);
+        ASSERT_TRUE(receive(loopback.receiver.get()).has_value());
+    }
+    // The scan finds what is there: otherwise its silence below would mean nothing.
+    const std::vector<unsigned> during = scan_memory(pointers);
+    for (std::size_t i = 0; i < 4; ++i)
+        EXPECT_GT(during[2 * i], 0U) << "packet key of " << name(kAllCiphers[i])
+                                     << ": the scan is blind";
+
+    ASSERT_EQ(del_sa(loopback.sender.get(), 0), 0);
+    ASSERT_EQ(del_sa(loopback.sender.get(), 1), 0);
+    loopback.sender.reset();
+    ASSERT_TRUE(eventually([] { return Statistics::read()["SaCurr"] == 0; }));
+    // Freed after a grace period of RCU, so the first scan may still be too early.
+    std::vector<unsigned> after;
+    eventually(
+        [&] {
+            after = scan_memory(pointers);
+            return std::ranges::all_of(after, [](unsigned n) { return n == 0; });
+        },
+        std::chrono::seconds(10));
+    for (std::size_t i = 0; i < after.size(); ++i)
+        EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of "
+                                << name(kAllCiphers[i / 2]) << " is still in memory";
+}
+
+TEST_F(Secrets, InlineKeysLeaveNothingBehind) {
+    std::random_device seed;
+    std::vector<Secret> secrets;
+    for (int i = 0; i < 8; ++i)
+        secrets.emplace_back((std::uint64_t{seed()} << 32) | seed());
+    std::vector<const Secret *> pointers;
+    for (const Secret &secret : secrets)
+        pointers.push_back(&secret);
+    Loopback loopback(Family::kIpv4, true);
+    const PacketShape shape{};
+    for (std::size_t i = 0; i < 4; ++i) {
+        const Cipher cipher = kAllCiphers[i];
+        const Bytes plain = make_packet(shape, i, 1000);
+        auto *cmsg = reinterpret_cast<cmsghdr *>(page_);
+        cmsg->cmsg_level = SOL_UDP;
+        cmsg->cmsg_type = UDP_QUIC_CRYPTO;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(struct udp_quic_crypto_inline));
+        auto *crypto = reinterpret_cast<struct udp_quic_crypto_inline *>(page_ + CMSG_LEN(0));
+        crypto->crypto.pn = i;
+        crypto->crypto.sa = UDP_QUIC_CRYPTO_SA_INLINE;
+        crypto->crypto.pn_offset = static_cast<std::uint16_t>(shape.pn_offset());
+        crypto->keys.cipher = static_cast<std::uint16_t>(cipher);
+        std::uint8_t bytes[kSecret];
+        secrets[2 * i].reveal(bytes);
+        std::memcpy(crypto->keys.key, bytes, key_length(cipher));
+        secrets[2 * i + 1].reveal(bytes);
+        std::memcpy(crypto->keys.hp_key, bytes, key_length(cipher));
+        iovec data{const_cast<std::uint8_t *>(plain.data()), plain.size()};
+        msghdr header{};
+        header.msg_iov = &data;
+        header.msg_iovlen = 1;
+        header.msg_control = page_;
+        header.msg_controllen = CMSG_SPACE(sizeof(struct udp_quic_crypto_inline));
+        const ssize_t sent = ::sendmsg(loopback.sender.get(), &header, 0);
+        ::explicit_bzero(bytes, sizeof(bytes));
+        ::explicit_bzero(page_, 4096);
+        clear_vector_registers();
+        ASSERT_EQ(sent, 1000) << name(cipher);
+        ASSERT_TRUE(receive(loopback.receiver.get()).has_value());
+    }
+    std::vector<unsigned> after;
+    eventually(
+        [&] {
+            after = scan_memory(pointers);
+            return std::ranges::all_of(after, [](unsigned n) { return n == 0; });
+        },
+        std::chrono::seconds(10));
+    for (std::size_t i = 0; i < after.size(); ++i)
+        EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of "
+                                << name(kAllCiphers[i / 2]) << " is still in memory";
+}
+
+bool holds_key(const std::string &text, const PacketKeys &keys) {
+    const auto contains = [&](const auto &needle) {
+        return std::search(text.begin(), text.end(), needle.begin(), needle.end(),
+                           [](char a, auto b) {
+                               return static_cast<std::uint8_t>(a) == static_cast<std::uint8_t>(b);
+                           }) != text.end();
+    };
+    for (const Bytes *key : {&keys.key, &keys.hp}) {
+        const Bytes part(key->begin(), key->begin() + 8);
+        if (contains(part) || contains(to_hex(part)))
+            return true;
+    }
+    return false;
+}
+
+TEST(SecretsInOutput, NoFileOrMessageShowsThem) {
+    Loopback loopback(Family::kIpv4, true);
+    const int fd = loopback.sender.get();
+    const PacketKeys keys = keys_of_seed(Cipher::kAes256Gcm, 0xfeedULL);
+    // Trace all that there is to trace of the network while it is used.
+    const bool tracing =
+        try_command("mountpoint -q /sys/kernel/tracing || mount -t tracefs t /sys/kernel/tracing; "
+                    "cd /sys/kernel/tracing; echo > trace; for e in net sock skb qdisc udp syscalls;"
+                    " do [ -e events/$e ] && echo 1 > events/$e/enable; done; echo 1 > tracing_on")
+            .status == 0;
+    EXPECT_TRUE(tracing);
+    const std::uint32_t sa = add_sa_index(fd, 1, keys);
+    const PacketShape shape{};
+    for (std::uint64_t pn = 0; pn < 4; ++pn) {
+        const Bytes plain = make_packet(shape, pn, 1000);
+        ASSERT_EQ(send(fd, plain, Control().quic(pn, sa, shape.pn_offset())), 1000);
+        ASSERT_EQ(send(fd, plain, Control().quic_inline(pn, keys, shape.pn_offset())), 1000);
+        // Errors are no occasion to print them either.
+        EXPECT_EQ(send(fd, plain, Control().quic_inline(pn + 1, keys, shape.pn_offset())),
+                  -EBADMSG);
+        EXPECT_EQ(add_sa(fd, 1, keys), -EEXIST);
+    }
+    Bytes info(1000, 0);
+    const struct udp_crypto_req req = request(UDP_CRYPTO_OP_GET_SA, 1);
+    std::memcpy(info.data(), &req, sizeof(req));
+    auto length = static_cast<socklen_t>(info.size());
+    ASSERT_EQ(get_state(fd, info.data(), &length), 0);
+    EXPECT_FALSE(holds_key(std::string(info.begin(), info.end()), keys));
+
+    const std::string outputs = command(
+        "echo 0 > /sys/kernel/tracing/tracing_on; cat /sys/kernel/tracing/trace; "
+        "for e in net sock skb qdisc udp syscalls; do [ -e /sys/kernel/tracing/events/$e ] && "
+        "echo 0 > /sys/kernel/tracing/events/$e/enable; done; "
+        "dmesg; ss -uaepmni; cat /proc/net/udp /proc/net/udp_crypto_stat /proc/net/snmp "
+        "/proc/net/netstat /proc/crypto; cat /proc/keys /proc/self/net/* 2>/dev/null; "
+        "find /sys/kernel/debug -type f -path '*crypto*' -exec cat {} + 2>/dev/null || true");
+    EXPECT_GT(outputs.size(), 2000U);
+    EXPECT_FALSE(holds_key(outputs, keys));
+    EXPECT_TRUE(holds_key(outputs + to_hex(keys.hp), keys)); // the search can find
+}
+
+// The core of a process that installed keys and wiped its own copy; with @keep it does not wipe.
+// Shared memory carries the disguised secret to the parent and is in no core dump of this kind.
+bool core_shows_key(bool keep, const std::string &directory) {
+    auto *shared = static_cast<std::uint8_t *>(
+        ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+        ::setrlimit(RLIMIT_CORE, &unlimited);
+        UniqueFd fd = udp_socket(AF_INET);
+        std::random_device seed;
+        static Secret secret((std::uint64_t{seed()} << 32) | seed());
+        std::memcpy(shared, &secret, sizeof(secret));
+        auto *page = static_cast<std::uint8_t *>(::mmap(
+            nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        add_secret_sa(fd.get(), Cipher::kAes256Gcm, 1, secret, secret, page);
+        if (keep)
+            secret.reveal(page);
+        struct udp_crypto_sa_info info {};
+        if (get_sa(fd.get(), 1, &info) != 0)
+            ::_exit(3);
+        ::abort();
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFSIGNALED(status)) << status;
+    const std::string core = command("cat " + directory + "/core*; rm " + directory + "/core*");
+    EXPECT_GT(core.size(), 10000U);
+    Secret secret(0);
+    std::memcpy(static_cast<void *>(&secret), shared, sizeof(secret));
+    ::munmap(shared, 4096);
+    return found_in(secret, ByteView(reinterpret_cast<const std::uint8_t *>(core.data()),
+                                     core.size()));
+}
+
+TEST(SecretsInOutput, CoreDump) {
+    const std::string old_pattern = read_file("/proc/sys/kernel/core_pattern");
+    char directory[] = "/tmp/udp-crypto-core-XXXXXX";
+    ASSERT_NE(::mkdtemp(directory), nullptr);
+    write_file("/proc/sys/kernel/core_pattern", std::string(directory) + "/core");
+    EXPECT_FALSE(core_shows_key(false, directory));
+    EXPECT_TRUE(core_shows_key(true, directory)); // the search can find
+    write_file("/proc/sys/kernel/core_pattern", old_pattern);
+    command("rm -r " + std::string(directory));
+}
+
+} // namespace
+} // namespace quic_test
