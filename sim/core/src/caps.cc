@@ -135,7 +135,7 @@ void fill_flow_table(Bytes cap) {
     SET(flow_table_modify, 1);
     SET(reset_root_to_default, 1);
     SET(log_max_ft_size, 16);
-    SET(max_ft_level, 64);
+    SET(max_ft_level, 200);
     SET(log_max_ft_num, 16);
     SET(log_max_flow_counter, 0);
     SET(log_max_destination, 6);

@@ -372,8 +372,9 @@ CommandStatus create_rq(Core &core, const Command &cmd) {
             return bad_param(0x353);
         log_num_strides = static_cast<unsigned>(strides);
     }
+    // PD 0 is nobody's: such a queue exists to have no buffers, all its frames are dropped.
     Pd *pd = core.pds.find(wq.pd);
-    if (cq == nullptr || pd == nullptr)
+    if (cq == nullptr || (pd == nullptr && wq.pd != 0))
         return bad_resource(0x354);
     Rq *rq = core.rqs.create();
     if (rq == nullptr)
@@ -387,7 +388,8 @@ CommandStatus create_rq(Core &core, const Command &cmd) {
     rq->log_num_strides = log_num_strides;
     rq->context.assign(rqc.begin(), rqc.begin() + IFC_BYTES(rqc));
     ++cq->refs;
-    ++pd->refs;
+    if (pd != nullptr)
+        ++pd->refs;
     if (counter != nullptr)
         ++counter->refs;
     IFC_SET(create_rq_out, cmd.out, rqn, rq->id);

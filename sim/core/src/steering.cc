@@ -12,7 +12,7 @@ constexpr unsigned kSupportedActions =
     MLX5_FLOW_CONTEXT_ACTION_ALLOW | MLX5_FLOW_CONTEXT_ACTION_DROP |
     MLX5_FLOW_CONTEXT_ACTION_FWD_DEST | MLX5_FLOW_CONTEXT_ACTION_COUNT;
 // A frame that has crossed so many tables goes in circles.
-constexpr unsigned kMaxHops = 64;
+constexpr unsigned kMaxHops = 256;
 
 /// Own or no vport only: there is no e-switch to manage others with.
 template <typename Get> bool foreign_vport(Get other_vport) { return other_vport != 0; }

@@ -280,7 +280,7 @@ static void connectx_config_write(PCIDevice *pci, uint32_t address, uint32_t val
         return;
     }
     pci_default_write_config(pci, address, value, len);
-    if (pci_is_express(pci)) {
+    if (pci->exp.exp_cap) {
         pcie_cap_flr_write_config(pci, address, value, len);
     }
 }
@@ -387,7 +387,7 @@ static void connectx_realize(PCIDevice *pci, Error **errp)
     qemu_macaddr_default_if_unset(&s->conf.macaddr);
     memcpy(config.mac, s->conf.macaddr.a, sizeof(config.mac));
 
-    s->bh = qemu_bh_new(connectx_work, s);
+    s->bh = qemu_bh_new_guarded(connectx_work, s, &DEVICE(s)->mem_reentrancy_guard);
     s->timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, connectx_work, s);
     s->dev = connectx_new(&connectx_host_ops, s, &config);
     if (!s->dev) {
@@ -426,16 +426,25 @@ static void connectx_realize(PCIDevice *pci, Error **errp)
     s->vpd_offset = offset;
     connectx_fill_vpd(s);
 
-    if (pci_is_express(pci)) {
+    if (pci_bus_is_express(pci_get_bus(pci))) {
+        const uint32_t link = QEMU_PCI_EXP_LNKCAP_MLW(QEMU_PCI_EXP_LNK_X16) |
+                              QEMU_PCI_EXP_LNKCAP_MLS(QEMU_PCI_EXP_LNK_16GT);
+        uint8_t *cap;
+
         if (pcie_endpoint_cap_init(pci, 0) < 0) {
             error_setg(errp, "no room for the PCI Express capability");
             goto fail_msix;
         }
         pcie_cap_flr_init(pci);
+        cap = pci->config + pci->exp.exp_cap;
+        pci_long_test_and_clear_mask(cap + PCI_EXP_LNKCAP, PCI_EXP_LNKCAP_MLW | PCI_EXP_LNKCAP_SLS);
+        pci_long_test_and_set_mask(cap + PCI_EXP_LNKCAP, link);
+        pci_word_test_and_clear_mask(cap + PCI_EXP_LNKSTA, PCI_EXP_LNKSTA_NLW | PCI_EXP_LNKSTA_CLS);
+        pci_word_test_and_set_mask(cap + PCI_EXP_LNKSTA, link);
     }
 
     s->nic = qemu_new_nic(&connectx_net_info, &s->conf, object_get_typename(OBJECT(s)),
-                          DEVICE(s)->id, s);
+                          DEVICE(s)->id, &DEVICE(s)->mem_reentrancy_guard, s);
     qemu_format_nic_info_str(qemu_get_queue(s->nic), s->conf.macaddr.a);
     if (s->fault && *s->fault) {
         Error *local = NULL;
@@ -467,7 +476,7 @@ static void connectx_exit(PCIDevice *pci)
 
     qemu_del_nic(s->nic);
     s->nic = NULL;
-    if (pci_is_express(pci)) {
+    if (pci->exp.exp_cap) {
         pcie_cap_exit(pci);
     }
     msix_uninit(pci, &s->bar, &s->bar);
@@ -531,7 +540,6 @@ static const TypeInfo connectx_info = {
     .class_init = connectx_class_init,
     .interfaces = (InterfaceInfo[]) {
         { INTERFACE_PCIE_DEVICE },
-        { INTERFACE_CONVENTIONAL_PCI_DEVICE },
         { }
     },
 };
