@@ -8,6 +8,8 @@
 . "$ROOT/scripts/tree.sh"
 . "$ROOT/scripts/kernel.sh"
 . "$ROOT/scripts/stock-kernel.sh"
+. "$ROOT/scripts/userspace.sh"
+. "$ROOT/scripts/sim.sh"
 . "$ROOT/scripts/qemu.sh"
 
 usage() {
@@ -97,6 +99,7 @@ else
 fi
 qemu_ensure || exit 98
 qemu=$(readlink -f "$BUILD/qemu")/bin/qemu-system-x86_64
+export LD_LIBRARY_PATH=$SIM_LIBRARY
 [[ -n $memory ]] || { [[ $kernel = debug ]] && memory=2048 || memory=1024; }
 
 # Everything of this run that is to vanish with it.

@@ -184,10 +184,12 @@ TEST(Command, CompletionEventWhenSomebodyListens) {
     MiniDriver d;
     d.open();
     TestEq eq = d.create_eq(0, 1ULL << MLX5_EVENT_TYPE_CMD);
+    while (d.poll(eq) != nullptr) { // its own CREATE_EQ was announced too
+    }
+    d.arm(eq);
     d.host.interrupts.clear();
     d.must(REQUEST(query_issi, QUERY_ISSI), IFC_BYTES(query_issi_out));
     ASSERT_EQ(d.host.interrupts.size(), 1U);
-    // Its own CREATE_EQ was announced too.
     const mlx5_eqe *eqe = nullptr;
     unsigned seen = 0;
     while ((eqe = d.poll(eq)) != nullptr) {
@@ -195,7 +197,7 @@ TEST(Command, CompletionEventWhenSomebodyListens) {
         EXPECT_EQ(be32_to_cpu(eqe->data.cmd.vector), 1U << 3);
         ++seen;
     }
-    EXPECT_GE(seen, 1U);
+    EXPECT_EQ(seen, 1U);
 }
 
 TEST(Hca, IssiAndIdentity) {
@@ -281,8 +283,13 @@ TEST(Pages, ManyObjectsAskForMoreByEvent) {
     const auto pages_wanted = [&] {
         std::int32_t n = 0;
         while (const mlx5_eqe *eqe = d.poll(d.async_eq)) {
-            if (eqe->type == MLX5_EVENT_TYPE_PAGE_REQUEST)
-                n += static_cast<std::int32_t>(be32_to_cpu(eqe->data.req_pages.num_pages));
+            if (eqe->type == MLX5_EVENT_TYPE_PAGE_REQUEST) {
+                const auto count = static_cast<std::int32_t>(
+                    be32_to_cpu(eqe->data.req_pages.num_pages));
+                if (count > 0)
+                    d.give(static_cast<std::size_t>(count));
+                n += count;
+            }
             d.arm(d.async_eq);
         }
         return n;
@@ -373,7 +380,7 @@ TEST(Vsc, GatewaySemaphoreAndCrSpace) {
     while (address < size) {
         d.dev.vsc_write(0x10, address);
         ASSERT_EQ(d.dev.vsc_read(0x10) >> 31, 1U);
-        d.dev.vsc_read(0x14);
+        std::ignore = d.dev.vsc_read(0x14);
         const auto next = d.dev.vsc_read(0x10) & 0x3fffffff;
         ASSERT_GT(next, address);
         address = next;

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <map>
+#include <tuple>
 #include <vector>
 
 namespace connectx::test {
@@ -78,7 +79,7 @@ struct TestRq {
 
 class MiniDriver {
   public:
-    explicit MiniDriver(Config config = {}, std::size_t memory = 32U << 20)
+    explicit MiniDriver(Config config = {}, std::size_t memory = 8U << 20)
         : host(memory), dev(host, config) {
         queue_ = host.alloc(4096);
     }
@@ -194,7 +195,10 @@ class MiniDriver {
     void give_pages(unsigned op_mod) {
         auto q = REQUEST(query_pages, QUERY_PAGES, op_mod);
         const Message out = must(q, IFC_BYTES(query_pages_out));
-        const std::size_t n = IFC_GET(query_pages_out, ConstBytes(out), num_pages);
+        give(IFC_GET(query_pages_out, ConstBytes(out), num_pages));
+    }
+
+    void give(std::size_t n) {
         auto in = request(MLX5_CMD_OP_MANAGE_PAGES, IFC_BYTES(manage_pages_in) + n * 8, 1);
         IFC_SET(manage_pages_in, Bytes(in), input_num_entries, n);
         for (std::size_t i = 0; i < n; ++i)

@@ -37,7 +37,7 @@ struct Flow {
     unsigned sport = 1000;
     unsigned dport = 2000;
     int vlan = -1;
-    Frame dmac{0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
+    Frame dmac{0x02, 0, 0, 0, 0, 2};
     unsigned tcp_flags = 0x10;
 };
 

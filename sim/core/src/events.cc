@@ -129,9 +129,13 @@ bool CompletionQueues::complete(Cq &cq, mlx5_cqe64 &cqe) {
             return false;
         }
     }
-    const std::uint64_t now = core_.host.clock_ns();
-    cqe.timestamp_h = cpu_to_be32(static_cast<std::uint32_t>(now >> 32));
-    cqe.timestamp_l = cpu_to_be32(static_cast<std::uint32_t>(now));
+    // An error CQE has its syndrome where others have the time.
+    const unsigned opcode = cqe.op_own >> 4;
+    if (opcode != MLX5_CQE_REQ_ERR && opcode != MLX5_CQE_RESP_ERR) {
+        const std::uint64_t now = core_.host.clock_ns();
+        cqe.timestamp_h = cpu_to_be32(static_cast<std::uint32_t>(now >> 32));
+        cqe.timestamp_l = cpu_to_be32(static_cast<std::uint32_t>(now));
+    }
     cqe.op_own = static_cast<std::uint8_t>((cqe.op_own & ~1U) | (cq.pi >> cq.log_size & 1));
 
     const ConstBytes raw{reinterpret_cast<const std::uint8_t *>(&cqe), sizeof(cqe)};

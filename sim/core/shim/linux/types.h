@@ -2,17 +2,16 @@
 /* Just enough of the kernel's environment for include/linux/mlx5/ to compile as C++. */
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
+
+// This header stands in front of the system's of that name, which other system headers need too.
+#include_next <linux/types.h>
 
 using u8 = std::uint8_t;
 using u16 = std::uint16_t;
 using u32 = std::uint32_t;
-using u64 = std::uint64_t;
-using __be16 = u16;
-using __be32 = u32;
-using __be64 = u64;
+using u64 = unsigned long long;
 
 #define __packed __attribute__((packed))
 #define __force
