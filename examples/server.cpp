@@ -21,7 +21,7 @@ constexpr std::uint64_t kKeyLinger = 1 * NGTCP2_SECONDS;
 constexpr std::uint64_t kRetryTokenLifetime = 10 * NGTCP2_SECONDS;
 constexpr std::uint64_t kAddressTokenLifetime = 3600 * NGTCP2_SECONDS;
 // How long the end of the program waits for connections to have been closed properly.
-constexpr std::uint64_t kShutdownPatience = 1 * NGTCP2_SECONDS;
+constexpr std::uint64_t kShutdownPatience = 200 * NGTCP2_MILLISECONDS;
 constexpr std::size_t kRetryCidLength = 16;
 
 std::string cid_key(const std::uint8_t *data, std::size_t length) {

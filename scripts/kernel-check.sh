@@ -89,8 +89,8 @@ warnings_of() {
 check_checkpatch() {
     local tree=$PRISTINE file bad=0 count=0 type
     # FILE_PATH_CHANGES: the maintainers' file is not ours. COMMIT_MESSAGE and MISSING_SIGN_OFF: a patch
-    # here is part of this repository's history, not a mail. EMAIL_SUBJECT likewise.
-    local ignore=FILE_PATH_CHANGES,COMMIT_MESSAGE,MISSING_SIGN_OFF,EMAIL_SUBJECT,NO_AUTHOR_SIGN_OFF
+    # here is part of this repository's history, not a mail. EMAIL_SUBJECT and COMMIT_LOG_LONG_LINE likewise.
+    local ignore=FILE_PATH_CHANGES,COMMIT_MESSAGE,MISSING_SIGN_OFF,EMAIL_SUBJECT,NO_AUTHOR_SIGN_OFF,COMMIT_LOG_LONG_LINE
     while IFS= read -r file; do
         case $file in
         *.patch) type=--patch ;;
@@ -215,6 +215,7 @@ run_checks() {
             failed=1
         fi
     done
+    TOLD=1
     return "$failed"
 }
 if [[ -n $inner ]]; then

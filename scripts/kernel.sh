@@ -19,7 +19,7 @@ KERNEL_TARBALL=/usr/src/linux-source-6.12.tar.xz
 KERNEL_KEEP=4
 
 # Object files of a full build, for the progress line only.
-declare -A KERNEL_OBJECTS=([release]=3200 [debug]=3300 [vanilla]=3200)
+declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [vanilla]=1900)
 
 # Prints what identifies the kernel source.
 kernel_source_id() {
@@ -187,8 +187,10 @@ kernel_compile() {
     mv -T "$tmp" "$result"
 }
 
+# What is wanted is found out with the lock held: waiting for it may take long, and sources change.
 kernel_build_locked() {
-    local variant=$1 result=$2 pristine
+    local variant=$1 pristine result
+    result=$CACHE/kernels/$variant-$(kernel_key "$variant")
     [[ ! -f $result/bzImage ]] || return 0 # another run made it meanwhile
     pristine=$CACHE/sources/linux-$(kernel_source_id)
     mkdir -p "$CACHE/sources" "$CACHE/kernels"
@@ -206,7 +208,7 @@ kernel_unpack_if_missing() {
 
 # kernel_ensure VARIANT: afterwards build/kernel/VARIANT/bzImage is the kernel of the present sources.
 kernel_ensure() {
-    local variant=$1 key result
+    local variant=$1 result
     case $variant in
     release | debug | vanilla) ;;
     stock | stock-6.1)
@@ -215,8 +217,10 @@ kernel_ensure() {
         ;;
     *) die "unknown kernel '$variant' (release, debug, vanilla, stock, stock-6.1)" ;;
     esac
-    key=$(kernel_key "$variant") || exit 1
-    result=$CACHE/kernels/$variant-$key
-    [[ -f $result/bzImage ]] || with_lock "kernel-$variant" kernel_build_locked "$variant" "$result" || return
+    result=$CACHE/kernels/$variant-$(kernel_key "$variant") || exit 1
+    if [[ ! -f $result/bzImage ]]; then
+        with_lock "kernel-$variant" kernel_build_locked "$variant" || return
+        result=$CACHE/kernels/$variant-$(kernel_key "$variant")
+    fi
     link_result "$result" "$BUILD/kernel/$variant"
 }

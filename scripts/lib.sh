@@ -4,7 +4,7 @@
 # Shared by every verb of ./run: folders, messages, logged steps with progress, locks, content keys.
 # Source it; it does nothing but define things.
 
-set -o errexit -o nounset -o pipefail
+set -o errexit -o nounset -o pipefail -o errtrace
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 BUILD=$ROOT/build
@@ -28,10 +28,17 @@ say() {
     printf '%s\n' "$*" >&2
 }
 
+# Set when the reader has been told what failed: an error is told once.
+TOLD=
+
 die() {
     say "error: $*"
+    TOLD=1
     exit 1
 }
+
+# No script ends without a word: this tells of failures that nothing else has told of.
+trap '[[ -n $TOLD ]] || say "error: ${BASH_SOURCE[0]##*/}:$LINENO: status $? of: $BASH_COMMAND"; TOLD=1' ERR
 
 # Prints a path relative to the checkout when it lies inside.
 show_path() {
@@ -109,6 +116,7 @@ run_step() {
     if ((status != 0)); then
         say "[$label] failed: $(error_line "$log")"
         say "[$label] log: $(show_path "$log")"
+        TOLD=1
         return "$status"
     fi
     say "[$label] done in $(duration $((SECONDS - start)))"

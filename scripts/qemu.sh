@@ -131,7 +131,8 @@ qemu_compile() {
 }
 
 qemu_find_dsc() {
-    find "$CACHE/sources/qemu-package" -name 'qemu_*.dsc' 2>/dev/null | sort -V | tail -n 1
+    [[ ! -d $CACHE/sources/qemu-package ]] ||
+        find "$CACHE/sources/qemu-package" -name 'qemu_*.dsc' | sort -V | tail -n 1
 }
 
 qemu_build_locked() {

@@ -68,7 +68,8 @@ stock_kernel_ensure() {
     local variant=$1 series=6.12 package result
     [[ $variant != stock-6.1 ]] || series=6.1
     # What is there is good: whether something newer exists is asked only when it is missing.
-    result=$(find "$CACHE/kernels" -mindepth 2 -maxdepth 2 -path "*/$variant-[0-9]*/bzImage" ! -path '*.tmp/*' -printf '%h\n' 2>/dev/null | sort -V | tail -n 1)
+    mkdir -p "$CACHE/kernels"
+    result=$(find "$CACHE/kernels" -mindepth 2 -maxdepth 2 -path "*/$variant-[0-9]*/bzImage" ! -path '*.tmp/*' -printf '%h\n' | sort -V | tail -n 1)
     if [[ -z $result ]]; then
         package=$(stock_kernel_package "$series") || die "apt offers no linux-image-$series (apt-get update?)"
         result=$CACHE/kernels/$variant-${package#*=}

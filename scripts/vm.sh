@@ -240,7 +240,7 @@ else
 fi
 [[ -z $icount ]] || arguments+=(-icount 'shift=0,sleep=off')
 
-netdev='user,id=net0,ipv4=on,ipv6=on'
+netdev='user,id=net0,ipv4=on,ipv6=on' # either alone would switch the other off
 for forward in "${forwards[@]}"; do
     if [[ $forward =~ ^(udp|tcp):([0-9]+)(:([0-9]+))?$ ]]; then
         netdev+=",hostfwd=${BASH_REMATCH[1]}:127.0.0.1:${BASH_REMATCH[2]}-:${BASH_REMATCH[4]:-${BASH_REMATCH[2]}}"

@@ -5,6 +5,7 @@
 # prints what came of it as one JSON object. An independent implementation, on the receiving side.
 #
 # usage: wire-decrypt.sh CAPTURE KEY-LOG SERVER-PORT
+# KEY-LOG - means: the secrets are in CAPTURE (pcapng), and tshark has to see by itself that it is QUIC.
 #   one_rtt            1-RTT packets of the server, coalesced ones included
 #   decrypted          those that tshark could decrypt, frames and all
 #   long_header        Initial, Handshake, Retry packets of the server
@@ -17,9 +18,11 @@ set -o errexit -o nounset -o pipefail
 
 (($# == 3)) || { echo "usage: $0 CAPTURE KEY-LOG SERVER-PORT" >&2; exit 2; }
 capture=$1 keys=$2 port=$3
+hints=()
+[[ $keys = - ]] || hints=(-o "tls.keylog_file:$keys" -d "udp.port==$port,quic")
 
 # A frame may hold several QUIC packets: the fields are lists.
-tshark -n -r "$capture" -o "tls.keylog_file:$keys" -d "udp.port==$port,quic" -Y "udp.srcport==$port" \
+tshark -n -r "$capture" "${hints[@]}" -Y "udp.srcport==$port" \
     -T fields -e frame.number -e udp.stream -e quic.header_form -e quic.packet_number \
     -e quic.frame_type -e quic.decryption_failed -e _ws.malformed -e quic.key_phase \
     2> >(grep -v 'Running as user' >&2) |

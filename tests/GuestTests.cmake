@@ -4,18 +4,36 @@
 # taken once, on the release kernel every combination.
 
 # --- the user interface ---------------------------------------------------------------------------
-add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 300 LABELS uapi)
-add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 500
+add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 600 LABELS uapi)
+add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 1200
                LABELS uapi)
 
 # --- the data path --------------------------------------------------------------------------------
-add_guest_test(NAME datapath COMMAND datapath_test KERNEL release CPUS 2 TIMEOUT 400 LABELS datapath)
-add_guest_test(NAME datapath.debug COMMAND datapath_test KERNEL debug CPUS 2 TIMEOUT 600
-               LABELS datapath)
+foreach(shard 0 1)
+  add_guest_test(NAME datapath.${shard} COMMAND datapath_test KERNEL release TIMEOUT 900 LABELS datapath
+                 ENV GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=${shard})
+endforeach()
+# Each kind of wire, qdisc, tunnel and event once.
+string(JOIN : datapath_debug
+       Offload.* *LocalCopies*/Veth *IpOptions.OfThe*/Offload *Netem.Duplication/Offload *Netem.Loss*/Veth
+       *Tc.Mirror*/Offload *Tc.RedirectAndMirror*/Offload *Tc.RedirectToAnother*/OffloadNo*
+       *Nftables.Dup*/Offload *Nftables.Fwd*/Veth *Changes.Offload*/Offload *Changes.Device*/OffloadNo*
+       *Changes.DeviceRemoved*/Veth *Queued*Netem*/Delete*Offload *Queued/*CloseTbfOverOffload
+       *QdiscTbfCutsBatchesOverOffload *QdiscTbfCutsBatches6OverVeth *VxlanOverVeth *GreOverOffload
+       *LwtunnelSeg6OverOffload *XfrmTransport* *XfrmInterfaceOverOffload *BridgeOverOffload *VlanOverOffload)
+add_guest_test(NAME datapath.debug COMMAND datapath_test --gtest_filter=${datapath_debug} KERNEL debug
+               TIMEOUT 1200 LABELS datapath)
+add_guest_test(NAME datapath.debug.all COMMAND datapath_test KERNEL debug CPUS 2 TIMEOUT 7200
+               LABELS datapath long)
+foreach(kernel release debug)
+  add_test(NAME datapath.virtio.${kernel}
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/datapath/virtio ${kernel} $<TARGET_FILE:virtio_test>)
+  set_tests_properties(datapath.virtio.${kernel} PROPERTIES LABELS "guest;${kernel};datapath" TIMEOUT 400)
+endforeach()
 
 # --- all at once ----------------------------------------------------------------------------------
-add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 300 LABELS stress)
-add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 500 LABELS stress)
+add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 600 LABELS stress)
+add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 1200 LABELS stress)
 
 # --- the kernel's own selftests -------------------------------------------------------------------
 foreach(case udpgso udpgso_bench cmsg_so_mark cmsg_time cmsg_ipv6 msg_zerocopy tls)

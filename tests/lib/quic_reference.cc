@@ -342,8 +342,18 @@ Bytes make_packet(const PacketShape &shape, std::uint64_t pn, std::size_t size, 
 }
 
 bool contains_plaintext(ByteView bytes) {
-    return std::search(bytes.begin(), bytes.end(), kPlaintextMarker.begin(),
-                       kPlaintextMarker.end()) != bytes.end();
+    // The marker repeats: a piece of the payload that starts anywhere shows a rotation of it.
+    constexpr std::size_t kLength = kPlaintextMarker.size();
+    const std::string twice = std::string(kPlaintextMarker) + std::string(kPlaintextMarker);
+    for (std::size_t at = 0; at + kLength <= bytes.size(); ++at) {
+        const std::size_t rotation = kPlaintextMarker.find(static_cast<char>(bytes[at]));
+        if (rotation != std::string_view::npos &&
+            std::equal(bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                       bytes.begin() + static_cast<std::ptrdiff_t>(at + kLength),
+                       twice.begin() + static_cast<std::ptrdiff_t>(rotation)))
+            return true;
+    }
+    return false;
 }
 
 } // namespace quic_test

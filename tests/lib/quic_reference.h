@@ -87,14 +87,14 @@ struct PacketShape {
 
 // Eight bytes that begin every make_packet() payload and repeat in it: whoever looks for leaked
 // plaintext looks for them.
-inline constexpr std::string_view kPlaintextMarker = "PLAINTXT";
+inline constexpr std::string_view kPlaintextMarker = "QUICPLTX";
 
 // A plaintext packet of @size bytes (no tag) numbered @pn. The payload is the marker, over and over,
 // the number in every 64 bytes, and @salt.
 Bytes make_packet(const PacketShape &shape, std::uint64_t pn, std::size_t size,
                   std::uint32_t salt = 0);
 
-// Whether the marker occurs, at any offset.
+// Whether the marker, or a rotation of it, occurs at any offset.
 bool contains_plaintext(ByteView bytes);
 
 } // namespace quic_test

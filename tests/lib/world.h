@@ -41,8 +41,9 @@ class World {
     Sniffer &sniffer_a() { return *sniffer_a_; }
     Sniffer &sniffer_b() { return *sniffer_b_; }
 
-    // Listen anew, after devices have been made or plaintext was sent on purpose.
-    void listen();
+    // Listen anew, after devices have been made or plaintext was sent on purpose. What goes out at a
+    // device that encrypts is not judged, unless @judge_all.
+    void listen(bool judge_all = false);
     // Adds test failures for plaintext or wrong checksums heard anywhere, and if nothing at all was
     // heard in b (unless @silent).
     void expect_clean(bool silent = false);
@@ -93,7 +94,8 @@ class Flow {
     bool is_of_this_flow(ByteView wire);
 
     std::uint64_t next_pn() const { return next_pn_; }
-    std::uint64_t sent() const { return next_pn_ - kFirstPn; }
+    // Packets of the sends that succeeded
+    std::uint64_t sent() const { return packets_.size(); }
     std::size_t arrived() const { return arrived_.size(); }
     std::uint64_t duplicates() const { return duplicates_; }
 
@@ -109,6 +111,7 @@ class Flow {
     std::uint64_t duplicates_ = 0;
     std::map<std::uint64_t, Bytes> packets_;
     std::set<std::uint64_t> arrived_;
+    std::set<std::uint64_t> refused_;
 };
 
 } // namespace quic_test

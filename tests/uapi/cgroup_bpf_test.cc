@@ -145,7 +145,8 @@ INSTANTIATE_TEST_SUITE_P(Families, CgroupBpfSend, testing::ValuesIn(kAllFamilies
                          [](const auto &info) { return name(info.param); });
 
 TEST_P(CgroupBpfSend, AllowedDeniedRewritten) {
-    const bool v4 = GetParam() == Family::kIpv4;
+    // A v4-mapped destination is an IPv4 send to the program, too.
+    const bool v4 = GetParam() != Family::kIpv6;
     const bpf_attach_type attach = v4 ? BPF_CGROUP_UDP4_SENDMSG : BPF_CGROUP_UDP6_SENDMSG;
     Loopback loopback(GetParam(), false);
     const int fd = loopback.sender.get();
@@ -177,7 +178,7 @@ TEST_P(CgroupBpfSend, AllowedDeniedRewritten) {
         if (v4) {
             redirect = {bpf::set(2, static_cast<int>(htonl(INADDR_LOOPBACK))),
                         bpf::store32(1, kUserIp4, 2)};
-        } else if (GetParam() == Family::kIpv6) {
+        } else {
             redirect = {bpf::set(2, 0), bpf::store32(1, kUserIp6, 2),
                         bpf::store32(1, kUserIp6 + 4, 2), bpf::store32(1, kUserIp6 + 8, 2),
                         bpf::set(2, static_cast<int>(htonl(1))),
@@ -187,10 +188,10 @@ TEST_P(CgroupBpfSend, AllowedDeniedRewritten) {
         redirect.push_back(bpf::store32(1, kUserPort, 2));
         redirect.push_back(bpf::set(0, 1));
         redirect.push_back(bpf::finish());
-        if (GetParam() == Family::kMapped)
-            return; // A program cannot name a v4-mapped destination: udpv6_sendmsg refuses it.
         const AttachedProgram program(cgroup_, BPF_PROG_TYPE_CGROUP_SOCK_ADDR, attach, redirect);
-        const Address elsewhere = v4 ? Address::v4("127.0.0.9", 9) : Address::v6("::2", 9);
+        const Address elsewhere = GetParam() == Family::kIpv4   ? Address::v4("127.0.0.9", 9)
+                                  : GetParam() == Family::kIpv6 ? Address::v6("::2", 9)
+                                                                : Address::mapped("127.0.0.9", 9);
         EXPECT_EQ(send_one(4, elsewhere), 500);
         expect_arrives(4);
     }

@@ -49,16 +49,13 @@ struct udp_crypto_ext {
 
 /**
  * struct udp_crypto_ops - a device's side of the offload
- * @inline_keys: the device takes keys in the descriptor: inline_sa of the
- *	extension, and SAs that it does not hold
- * @tx_ok: may this skb be left to the device? It is plaintext, has a checksum
- *	to be completed by the device (or none), and needs no software
- *	segmentation. Called on transmit with BHs off, under RCU. NULL: yes.
+ * @sa_ready: can the device protect packets with this SA (inline keys: with
+ *	@index 0) from now on? Asked in process context when a packet is sent,
+ *	and with BHs off when it reaches the device; under RCU, must not sleep.
+ *	A device that can not yet may start to install the SA.
  */
 struct udp_crypto_ops {
-	bool inline_keys;
-	bool (*tx_ok)(struct net_device *dev, const struct sk_buff *skb,
-		      const struct udp_sa *sa);
+	bool (*sa_ready)(struct net_device *dev, struct udp_sa *sa);
 };
 
 #ifdef CONFIG_UDP_CRYPTO
@@ -202,7 +199,7 @@ struct udp_sa {
 	struct llist_node	work;
 };
 
-bool udp_crypto_sw_ready(const struct udp_sa *sa);
+bool udp_crypto_emulation_ready(struct udp_sa *sa);
 int udp_crypto_emulate(struct net_device *dev, struct sk_buff *skb);
 struct udp_sa *udp_crypto_ext_sa(const struct net *net,
 				 const struct udp_crypto_ext *ext);

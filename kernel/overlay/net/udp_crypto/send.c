@@ -350,14 +350,14 @@ static void udp_crypto_count(struct udp_crypto_net *un, unsigned int segs,
 /* Does the packet go from IP straight to a device that can encrypt it? What
  * encapsulates, transforms or loops back on the way must see ciphertext.
  */
-static bool udp_crypto_route_direct(const struct udp_crypto_tx *tx,
-				    const struct sk_buff *skb)
+static bool udp_crypto_route_direct(const struct sk_buff *skb,
+				    struct udp_sa *sa)
 {
 	const struct dst_entry *dst = skb_dst(skb);
 
 	if (!udp_crypto_dev_may(dst->dev) || dst_xfrm(dst) || dst->lwtstate)
 		return false;
-	if (tx->inline_sa && !dst->dev->udp_crypto_ops->inline_keys)
+	if (!dst->dev->udp_crypto_ops->sa_ready(dst->dev, sa))
 		return false;
 
 	if (ip_hdr(skb)->version == 6)
@@ -428,7 +428,7 @@ int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 	if (err)
 		goto err_unlock;
 
-	if (udp_crypto_route_direct(tx, skb)) {
+	if (udp_crypto_route_direct(skb, sa)) {
 		err = udp_crypto_charge(sa, segs, tx->wire_len) ?:
 		      udp_crypto_mark(tx, sa, skb);
 		if (err)

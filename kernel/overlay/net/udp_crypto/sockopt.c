@@ -10,8 +10,9 @@
 
 #include "internal.h"
 
-/* As copy_struct_from_sockptr(), which in this kernel takes trailing bytes of
- * user space that it does not know for granted, and with a minimum.
+/* As copy_struct_from_sockptr() is meant, with a minimum. In this kernel that
+ * takes trailing bytes of user space that it does not know for granted, and
+ * looks for those of kernel space in the wrong place.
  */
 static int udp_crypto_copy_in(void *dst, size_t size, size_t min,
 			      sockptr_t src, size_t len)
@@ -20,7 +21,11 @@ static int udp_crypto_copy_in(void *dst, size_t size, size_t min,
 		return -EINVAL;
 	if (!sockptr_is_kernel(src))
 		return copy_struct_from_user(dst, size, src.user, len);
-	return copy_struct_from_sockptr(dst, size, src, len);
+	if (len > size && memchr_inv(src.kernel + size, 0, len - size))
+		return -E2BIG;
+	memset(dst, 0, size);
+	memcpy(dst, src.kernel, min(len, size));
+	return 0;
 }
 
 static int udp_crypto_req_check(const struct udp_crypto_req *req, u32 flags)

@@ -129,14 +129,21 @@ err_free:
 }
 
 /**
- * udp_crypto_sw_ready() - can this SA encrypt in any context?
+ * udp_crypto_emulation_ready() - sa_ready of a simulated device
  * @sa: found under RCU
+ *
+ * Sets up what udp_crypto_emulate() needs, in a moment.
  */
-bool udp_crypto_sw_ready(const struct udp_sa *sa)
+bool udp_crypto_emulation_ready(struct udp_sa *sa)
 {
-	return READ_ONCE(sa->sw[UDP_CRYPTO_ATOMIC]);
+	if (READ_ONCE(sa->sw[UDP_CRYPTO_ATOMIC]))
+		return true;
+	/* keys of a single message are gone by then */
+	if (sa->index)
+		udp_sa_build_later(sa);
+	return false;
 }
-EXPORT_SYMBOL_GPL(udp_crypto_sw_ready);
+EXPORT_SYMBOL_GPL(udp_crypto_emulation_ready);
 
 /**
  * udp_crypto_sw_build() - set up the ciphers of an SA, once
@@ -302,8 +309,8 @@ static int udp_crypto_mask_header(struct udp_crypto_job *job, unsigned int i)
 	return 0;
 }
 
-/* May the data be written where it is? Pages from the user, or from a file,
- * and data shared with a clone may not; the copy is the skb's own.
+/* Pages of the user or of a file, and data that another skb shares, are not
+ * written; the copy is the skb's own. In process context the skb is new.
  */
 static int udp_crypto_own_data(struct sk_buff *skb, gfp_t gfp,
 			       enum udp_crypto_context context)
@@ -312,14 +319,18 @@ static int udp_crypto_own_data(struct sk_buff *skb, gfp_t gfp,
 
 	if (skb_has_frag_list(skb))
 		return __skb_linearize(skb);
-	/* A new skb on which MSG_ZEROCOPY ended in a copy has a completion but
-	 * no page of the user. (Later a copied clone looks the same.)
+	/* On its way the skb may have been copied with its pages shared
+	 * (pskb_copy(), segments of a clone), which does not show.
 	 */
-	if (context == UDP_CRYPTO_MAY_SLEEP && uarg &&
-	    uarg->ops == &msg_zerocopy_ubuf_ops &&
+	if (context == UDP_CRYPTO_ATOMIC)
+		return skb_copy_ubufs(skb, gfp);
+	/* MSG_ZEROCOPY that ended in a copy leaves a completion, but no page of
+	 * the user.
+	 */
+	if (uarg && uarg->ops == &msg_zerocopy_ubuf_ops &&
 	    !uarg_to_msgzc(uarg)->zerocopy)
 		return 0;
-	if (!skb_cloned(skb) && !uarg && !skb_has_shared_frag(skb))
+	if (!uarg && !skb_has_shared_frag(skb))
 		return 0;
 	return skb_copy_ubufs(skb, gfp);
 }

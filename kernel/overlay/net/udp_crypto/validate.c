@@ -314,14 +314,14 @@ static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb)
 {
 	const struct udp_crypto_ops *ops = dev->udp_crypto_ops;
 	netdev_features_t features = netif_skb_features(skb);
-	const struct udp_sa *sa;
+	struct udp_sa *sa;
 
 	if (!(features & NETIF_F_HW_UDP_CRYPTO_TX) || !ops ||
 	    skb->encapsulation || !udp_crypto_untouched(skb, features))
 		return false;
 	sa = udp_crypto_ext_sa(dev_net(dev),
 			       skb_ext_find(skb, SKB_EXT_UDP_CRYPTO));
-	return sa && (!ops->tx_ok || ops->tx_ok(dev, skb, sa));
+	return sa && ops->sa_ready(dev, sa);
 }
 
 /**

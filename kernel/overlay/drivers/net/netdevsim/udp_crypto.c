@@ -7,15 +7,13 @@
 
 #include "netdevsim.h"
 
-static bool nsim_udp_crypto_tx_ok(struct net_device *dev,
-				  const struct sk_buff *skb,
-				  const struct udp_sa *sa)
+static bool nsim_udp_crypto_sa_ready(struct net_device *dev, struct udp_sa *sa)
 {
-	return udp_crypto_sw_ready(sa);
+	return udp_crypto_emulation_ready(sa);
 }
 
 static const struct udp_crypto_ops nsim_udp_crypto_ops = {
-	.tx_ok	= nsim_udp_crypto_tx_ok,
+	.sa_ready	= nsim_udp_crypto_sa_ready,
 };
 
 /* Returns false when the packet must be dropped. */
