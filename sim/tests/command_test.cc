@@ -103,35 +103,49 @@ INSTANTIATE_TEST_SUITE_P(
     Command, Delivery,
     testing::Values(
         DeliveryCase{"Signature", 0x1, {[](mlx5_cmd_layout &l) { l.sig = 0x5a; }, {}}},
-        DeliveryCase{"InputToken", 0x2,
-                     {{}, [](unsigned n, mlx5_cmd_prot_block &b, bool in) {
+        DeliveryCase{"InputToken",
+                     0x2,
+                     {{},
+                      [](unsigned n, mlx5_cmd_prot_block &b, bool in) {
                           if (in && n == 1)
                               ++b.token;
                       }}},
-        DeliveryCase{"OutputToken", 0x2,
-                     {{}, [](unsigned n, mlx5_cmd_prot_block &b, bool in) {
+        DeliveryCase{"OutputToken",
+                     0x2,
+                     {{},
+                      [](unsigned n, mlx5_cmd_prot_block &b, bool in) {
                           if (!in && n == 2)
                               ++b.token;
                       }}},
-        DeliveryCase{"BlockNumber", 0x3,
-                     {{}, [](unsigned, mlx5_cmd_prot_block &b, bool in) {
+        DeliveryCase{"BlockNumber",
+                     0x3,
+                     {{},
+                      [](unsigned, mlx5_cmd_prot_block &b, bool in) {
                           if (in)
                               b.block_num = cpu_to_be32(7);
                       }}},
-        DeliveryCase{"OutputPointer", 0x4,
-                     {[](mlx5_cmd_layout &l) { l.out_ptr = cpu_to_be64(FakeHost::kBase + 8); }, {}}},
-        DeliveryCase{"InputPointer", 0x5,
+        DeliveryCase{
+            "OutputPointer",
+            0x4,
+            {[](mlx5_cmd_layout &l) { l.out_ptr = cpu_to_be64(FakeHost::kBase + 8); }, {}}},
+        DeliveryCase{"InputPointer",
+                     0x5,
                      {[](mlx5_cmd_layout &l) { l.in_ptr = cpu_to_be64(FakeHost::kBase + 8); }, {}}},
-        DeliveryCase{"InputNotMemory", 0x6,
+        DeliveryCase{"InputNotMemory",
+                     0x6,
                      {[](mlx5_cmd_layout &l) { l.in_ptr = cpu_to_be64(0x1000); }, {}}},
-        DeliveryCase{"ChainEnds", 0x5,
-                     {{}, [](unsigned, mlx5_cmd_prot_block &b, bool in) {
+        DeliveryCase{"ChainEnds",
+                     0x5,
+                     {{},
+                      [](unsigned, mlx5_cmd_prot_block &b, bool in) {
                           if (in)
                               b.next = 0;
                       }}},
-        DeliveryCase{"InputTooLong", 0x7,
+        DeliveryCase{"InputTooLong",
+                     0x7,
                      {[](mlx5_cmd_layout &l) { l.inlen = cpu_to_be32(0x7fffffff); }, {}}},
-        DeliveryCase{"OutputTooLong", 0x8,
+        DeliveryCase{"OutputTooLong",
+                     0x8,
                      {[](mlx5_cmd_layout &l) { l.outlen = cpu_to_be32(0xffffffff); }, {}}},
         DeliveryCase{"Transport", 0x10, {[](mlx5_cmd_layout &l) { l.type = 3; }, {}}}),
     [](const auto &info) { return info.param.name; });
@@ -176,8 +190,7 @@ TEST(Command, CapabilitiesCannotBeRaised) {
     auto roce = REQUEST(set_hca_cap, SET_HCA_CAP, MLX5_CAP_ROCE << 1);
     EXPECT_FALSE(d.command(roce, IFC_BYTES(set_hca_cap_out)).ok());
     auto no_type = REQUEST(query_hca_cap, QUERY_HCA_CAP, MLX5_CAP_ESWITCH << 1);
-    EXPECT_EQ(d.command(no_type, IFC_BYTES(query_hca_cap_out)).status,
-              MLX5_CMD_STAT_BAD_PARAM_ERR);
+    EXPECT_EQ(d.command(no_type, IFC_BYTES(query_hca_cap_out)).status, MLX5_CMD_STAT_BAD_PARAM_ERR);
 }
 
 TEST(Command, CompletionEventWhenSomebodyListens) {
@@ -247,8 +260,8 @@ TEST(Pages, EveryPageComesBack) {
             break;
         for (unsigned i = 0; i < n; ++i)
             EXPECT_TRUE(pages
-                            .insert(load_be<std::uint64_t>(
-                                out.data() + IFC_BYTES(manage_pages_out) + i * 8))
+                            .insert(load_be<std::uint64_t>(out.data() +
+                                                           IFC_BYTES(manage_pages_out) + i * 8))
                             .second);
     }
     EXPECT_EQ(pages.size(), held);
@@ -284,8 +297,8 @@ TEST(Pages, ManyObjectsAskForMoreByEvent) {
         std::int32_t n = 0;
         while (const mlx5_eqe *eqe = d.poll(d.async_eq)) {
             if (eqe->type == MLX5_EVENT_TYPE_PAGE_REQUEST) {
-                const auto count = static_cast<std::int32_t>(
-                    be32_to_cpu(eqe->data.req_pages.num_pages));
+                const auto count =
+                    static_cast<std::int32_t>(be32_to_cpu(eqe->data.req_pages.num_pages));
                 if (count > 0)
                     d.give(static_cast<std::size_t>(count));
                 n += count;
@@ -297,8 +310,8 @@ TEST(Pages, ManyObjectsAskForMoreByEvent) {
     pages_wanted();
     std::int32_t more = 0;
     for (unsigned i = 0; i < 800; ++i) {
-        keys.push_back(
-            IFC_GET(create_mkey_out, ConstBytes(d.must(mk, IFC_BYTES(create_mkey_out))), mkey_index));
+        keys.push_back(IFC_GET(create_mkey_out, ConstBytes(d.must(mk, IFC_BYTES(create_mkey_out))),
+                               mkey_index));
         more += pages_wanted();
     }
     EXPECT_GT(more, 0);

@@ -132,8 +132,7 @@ Address address(int side, bool v6, unsigned port, int net = 1) {
         auto *s = reinterpret_cast<sockaddr_in *>(&a.storage);
         s->sin_family = AF_INET;
         s->sin_port = htons(static_cast<std::uint16_t>(port));
-        inet_pton(AF_INET,
-                  ("10.1." + std::to_string(net) + "." + std::to_string(side + 1)).c_str(),
+        inet_pton(AF_INET, ("10.1." + std::to_string(net) + "." + std::to_string(side + 1)).c_str(),
                   &s->sin_addr);
         a.length = sizeof(*s);
     }
@@ -384,8 +383,9 @@ TEST_F(Nic, CorruptedFramesAreNoticed) {
     ll.sll_family = AF_PACKET;
     in_namespace(kFar, [&] { ll.sll_ifindex = static_cast<int>(if_nametoindex(far_.c_str())); });
     const auto frame = [&](bool good) {
-        Bytes f{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 128, 0, 1, 0x40, 0, 64, 17, 0, 0,
-                10, 1, 1, 2, 10, 1, 1, 1, 0x30, 0x39, 9999 >> 8, 9999 & 0xff, 0, 108, 0, 0};
+        Bytes f{2,    0, 0,  0,   0, 1, 2,    0,    0,         0,           0, 2,   8,  0,
+                0x45, 0, 0,  128, 0, 1, 0x40, 0,    64,        17,          0, 0,   10, 1,
+                1,    2, 10, 1,   1, 1, 0x30, 0x39, 9999 >> 8, 9999 & 0xff, 0, 108, 0,  0};
         f.resize(142, 'x');
         const auto sum = [&](std::size_t from, std::size_t to, std::uint32_t s) {
             for (std::size_t i = from; i < to; i += 2)
@@ -546,7 +546,8 @@ TEST_F(Nic, NtupleRules) {
 }
 
 /// Frames of an own EtherType to a destination; how many arrive at a packet socket.
-unsigned arrivals(const std::string &near, const std::string &far, const std::array<std::uint8_t, 6> &dst) {
+unsigned arrivals(const std::string &near, const std::string &far,
+                  const std::array<std::uint8_t, 6> &dst) {
     constexpr std::uint16_t kType = 0x88b5; // IEEE: local experiments
     const int r = socket_in(kNear, AF_PACKET, SOCK_RAW, htons(kType));
     sockaddr_ll here{};
@@ -557,15 +558,14 @@ unsigned arrivals(const std::string &near, const std::string &far, const std::ar
     const int s = socket_in(kFar, AF_PACKET, SOCK_RAW, htons(kType));
     sockaddr_ll there{};
     there.sll_family = AF_PACKET;
-    in_namespace(kFar,
-                 [&] { there.sll_ifindex = static_cast<int>(if_nametoindex(far.c_str())); });
+    in_namespace(kFar, [&] { there.sll_ifindex = static_cast<int>(if_nametoindex(far.c_str())); });
     Bytes f(dst.begin(), dst.end());
     f.insert(f.end(), {2, 0, 0, 0, 0, 2, kType >> 8, kType & 0xff});
     f.resize(100, 'm');
     for (unsigned i = 0; i < 5; ++i)
-        EXPECT_EQ(sendto(s, f.data(), f.size(), 0, reinterpret_cast<sockaddr *>(&there),
-                         sizeof(there)),
-                  static_cast<ssize_t>(f.size()));
+        EXPECT_EQ(
+            sendto(s, f.data(), f.size(), 0, reinterpret_cast<sockaddr *>(&there), sizeof(there)),
+            static_cast<ssize_t>(f.size()));
     unsigned n = 0;
     pollfd p{.fd = r, .events = POLLIN, .revents = 0};
     Bytes buf(2000);
@@ -612,21 +612,21 @@ TEST_F(Nic, RingsCoalescingAndPrivateFlags) {
     ASSERT_TRUE(wait_for_link());
     both_ways();
     MUST(ethtool(kNear, "-G " + near_ + " rx 1024 tx 1024"));
-    for (const char *setting : {"adaptive-rx off adaptive-tx off rx-usecs 0 rx-frames 0",
-                                "rx-usecs 100 rx-frames 64 tx-usecs 50 tx-frames 32",
-                                "adaptive-rx on adaptive-tx on"}) {
+    for (const char *setting :
+         {"adaptive-rx off adaptive-tx off rx-usecs 0 rx-frames 0",
+          "rx-usecs 100 rx-frames 64 tx-usecs 50 tx-frames 32", "adaptive-rx on adaptive-tx on"}) {
         MUST(ethtool(kNear, "-C " + near_ + " " + setting));
         ASSERT_TRUE(wait_for_link());
         both_ways();
     }
-    for (const char *flag : {"rx_cqe_moder", "tx_cqe_moder", "rx_no_csum_complete",
-                             "skb_tx_mpwqe", "rx_striding_rq"}) {
+    for (const char *flag : {"rx_cqe_moder", "tx_cqe_moder", "rx_no_csum_complete", "skb_tx_mpwqe",
+                             "rx_striding_rq"}) {
         SCOPED_TRACE(flag);
-        const bool on =
-            std::regex_search(run("ethtool --show-priv-flags " + near_).output,
-                              std::regex(std::string(flag) + " *: on"));
+        const bool on = std::regex_search(run("ethtool --show-priv-flags " + near_).output,
+                                          std::regex(std::string(flag) + " *: on"));
         for (bool state : {!on, on}) {
-            MUST(ethtool(kNear, "--set-priv-flags " + near_ + " " + flag + (state ? " on" : " off")));
+            MUST(ethtool(kNear,
+                         "--set-priv-flags " + near_ + " " + flag + (state ? " on" : " off")));
             ASSERT_TRUE(wait_for_link());
             both_ways();
         }
@@ -679,8 +679,7 @@ TEST_F(Nic, ReloadOftenWithoutLeakingPages) {
         std::filesystem::canonical("/sys/class/net/" + near_ + "/device").filename();
     const auto pages = [&] {
         for (const char *name : {"fw_pages_total", "page_counters"}) {
-            const std::string text =
-                read_file("/sys/kernel/debug/mlx5/" + pci + "/pages/" + name);
+            const std::string text = read_file("/sys/kernel/debug/mlx5/" + pci + "/pages/" + name);
             if (!text.empty())
                 return std::stoul(text);
         }

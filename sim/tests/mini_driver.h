@@ -222,18 +222,18 @@ class MiniDriver {
     void open() {
         init();
         set_admin(true);
-        uar = IFC_GET(alloc_uar_out,
-                      ConstBytes(must(REQUEST(alloc_uar, ALLOC_UAR), IFC_BYTES(alloc_uar_out))),
-                      uar);
+        uar =
+            IFC_GET(alloc_uar_out,
+                    ConstBytes(must(REQUEST(alloc_uar, ALLOC_UAR), IFC_BYTES(alloc_uar_out))), uar);
         pd = IFC_GET(alloc_pd_out,
                      ConstBytes(must(REQUEST(alloc_pd, ALLOC_PD), IFC_BYTES(alloc_pd_out))), pd);
         td = IFC_GET(alloc_transport_domain_out,
                      ConstBytes(must(REQUEST(alloc_transport_domain, ALLOC_TRANSPORT_DOMAIN),
                                      IFC_BYTES(alloc_transport_domain_out))),
                      transport_domain);
-        async_eq = create_eq(0, 1ULL << MLX5_EVENT_TYPE_PORT_CHANGE |
-                                    1ULL << MLX5_EVENT_TYPE_CQ_ERROR |
-                                    1ULL << MLX5_EVENT_TYPE_PAGE_REQUEST);
+        async_eq =
+            create_eq(0, 1ULL << MLX5_EVENT_TYPE_PORT_CHANGE | 1ULL << MLX5_EVENT_TYPE_CQ_ERROR |
+                             1ULL << MLX5_EVENT_TYPE_PAGE_REQUEST);
         comp_eq = create_eq(1, 0);
         auto mk = REQUEST(create_mkey, CREATE_MKEY);
         const Bytes mkc = IFC_AT(create_mkey_in, Bytes(mk), memory_key_mkey_entry);
@@ -242,13 +242,14 @@ class MiniDriver {
         IFC_SET(mkc, mkc, length64, 1);
         IFC_SET(mkc, mkc, pd, pd);
         IFC_SET(mkc, mkc, mkey_7_0, 0x42);
-        lkey = IFC_GET(create_mkey_out, ConstBytes(must(mk, IFC_BYTES(create_mkey_out))),
-                       mkey_index)
-                   << 8 |
-               0x42;
+        lkey =
+            IFC_GET(create_mkey_out, ConstBytes(must(mk, IFC_BYTES(create_mkey_out))), mkey_index)
+                << 8 |
+            0x42;
     }
 
-    Message access_register(unsigned reg, const Message &data, bool write, std::uint8_t *status = nullptr) {
+    Message access_register(unsigned reg, const Message &data, bool write,
+                            std::uint8_t *status = nullptr) {
         auto in = request(MLX5_CMD_OP_ACCESS_REG, IFC_BYTES(access_register_in) + data.size(),
                           write ? 0 : 1);
         IFC_SET(access_register_in, Bytes(in), register_id, reg);
@@ -404,8 +405,7 @@ class MiniDriver {
         const unsigned log_stride = striding ? 5 : 4;
         rq.ring = {host.alloc(1U << (log_stride + o.log_size)), o.log_size, 1U << log_stride};
         rq.dbr = host.alloc(64, 64);
-        rq.buffer_size =
-            striding ? 1UL << (o.log_stride_size + o.log_num_strides) : o.buffer_size;
+        rq.buffer_size = striding ? 1UL << (o.log_stride_size + o.log_num_strides) : o.buffer_size;
         const std::size_t pages = pages_of(1U << (log_stride + o.log_size));
         auto in = request(MLX5_CMD_OP_CREATE_RQ, IFC_BYTES(create_rq_in) + pages * 8);
         const Bytes rqc = IFC_AT(create_rq_in, Bytes(in), ctx);
@@ -442,8 +442,7 @@ class MiniDriver {
     }
 
     std::uint32_t create_rqt(const std::vector<std::uint32_t> &rqns) {
-        auto in =
-            request(MLX5_CMD_OP_CREATE_RQT, IFC_BYTES(create_rqt_in) + rqns.size() * 4);
+        auto in = request(MLX5_CMD_OP_CREATE_RQT, IFC_BYTES(create_rqt_in) + rqns.size() * 4);
         const Bytes ctx = IFC_AT(create_rqt_in, Bytes(in), rqt_context);
         IFC_SET(rqtc, ctx, rqt_max_size, rqns.size());
         IFC_SET(rqtc, ctx, rqt_actual_size, rqns.size());
@@ -539,8 +538,7 @@ class MiniDriver {
         const std::size_t ds = (16 + segments.size() + 15) / 16;
         Message wqe(ds * 16);
         store_be<std::uint32_t>(wqe.data(), static_cast<std::uint32_t>(sq.pc) << 8 | opcode);
-        store_be<std::uint32_t>(wqe.data() + 4,
-                                sq.id << 8 | static_cast<std::uint32_t>(ds));
+        store_be<std::uint32_t>(wqe.data() + 4, sq.id << 8 | static_cast<std::uint32_t>(ds));
         wqe[11] = signaled ? MLX5_WQE_CTRL_CQ_UPDATE : 0;
         std::copy(segments.begin(), segments.end(), wqe.begin() + 16);
         for (std::size_t off = 0; off < wqe.size(); off += 64)
@@ -608,8 +606,8 @@ class MiniDriver {
         for (std::size_t i = 0; i < pages; ++i)
             store_be<std::uint64_t>(pas.data() + i * 8, base + i * 4096);
     }
-    void fill_wq(Bytes wq, unsigned type, unsigned log_stride, unsigned log_size,
-                 std::uint64_t dbr, std::uint64_t base, std::size_t pages) const {
+    void fill_wq(Bytes wq, unsigned type, unsigned log_stride, unsigned log_size, std::uint64_t dbr,
+                 std::uint64_t base, std::size_t pages) const {
         IFC_SET(wq, wq, wq_type, type);
         IFC_SET(wq, wq, pd, pd);
         IFC_SET(wq, wq, uar_page, uar);

@@ -35,7 +35,8 @@ TEST(Packet, UdpChecksumNeverBecomesZero) {
     // Find a payload whose sum makes the checksum 0: it has to go out as 0xffff.
     Flow flow;
     for (unsigned v = 0; v < 0x10000; ++v) {
-        Frame f = make_frame(flow, {static_cast<std::uint8_t>(v >> 8), static_cast<std::uint8_t>(v)});
+        Frame f =
+            make_frame(flow, {static_cast<std::uint8_t>(v >> 8), static_cast<std::uint8_t>(v)});
         const PacketInfo info = parse_packet(f);
         fill_l4_checksum(f, info);
         ASSERT_NE(get16(f, l4_offset(flow) + 6), 0U);

@@ -21,7 +21,8 @@ inline std::uint32_t get32(const Frame &f, std::size_t at) {
 }
 
 /// RFC 1071, byte by byte.
-inline unsigned internet_sum(const Frame &f, std::size_t from, std::size_t to, std::uint32_t sum = 0) {
+inline unsigned internet_sum(const Frame &f, std::size_t from, std::size_t to,
+                             std::uint32_t sum = 0) {
     for (std::size_t i = from; i < to; ++i)
         sum += (i - from) % 2 == 0 ? f[i] << 8 : f[i];
     while (sum >> 16)
@@ -58,9 +59,11 @@ inline Frame make_frame(const Flow &flow, const Frame &payload) {
             f.insert(f.end(), {0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last});
         }
     } else {
-        f.insert(f.end(), {0x08, 0x00, 0x45, 0, 0, 0, 0x12, 0x34, 0x40, 0, 64,
-                           static_cast<std::uint8_t>(flow.tcp ? 6 : 17), 0, 0, 10, 0, 0, flow.src,
-                           10, 0, 0, flow.dst});
+        f.insert(f.end(),
+                 {0x08, 0x00, 0x45, 0,       0,  0,
+                  0x12, 0x34, 0x40, 0,       64, static_cast<std::uint8_t>(flow.tcp ? 6 : 17),
+                  0,    0,    10,   0,       0,  flow.src,
+                  10,   0,    0,    flow.dst});
         put16(f, f.size() - 18, static_cast<unsigned>(20 + l4));
     }
     const std::size_t at = f.size();

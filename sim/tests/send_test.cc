@@ -57,7 +57,8 @@ TEST_F(Send, ScatteredOverSegmentsAndInlineHeader) {
     MiniDriver::EthOptions o;
     o.inline_header.assign(f.begin(), f.begin() + 18);
     d.post(sq, MLX5_OPCODE_SEND,
-           d.eth_segments(o, {Frame(f.begin() + 18, f.begin() + 19), Frame(f.begin() + 19, f.begin() + 500),
+           d.eth_segments(o, {Frame(f.begin() + 18, f.begin() + 19),
+                              Frame(f.begin() + 19, f.begin() + 500),
                               Frame(f.begin() + 500, f.end())}));
     ASSERT_EQ(d.host.wire.size(), 1U);
     EXPECT_EQ(d.host.wire[0], f);
@@ -80,9 +81,9 @@ TEST_F(Send, ChecksumsOnlyWhenAskedFor) {
                 const Frame f = make_frame(flow, pattern(777));
                 d.post(sq, MLX5_OPCODE_SEND, d.eth_segments({}, {f}));
                 EXPECT_EQ(d.host.wire.back(), f);
-                d.post(sq, MLX5_OPCODE_SEND,
-                       d.eth_segments({.cs_flags = MLX5_ETH_WQE_L3_CSUM | MLX5_ETH_WQE_L4_CSUM},
-                                      {f}));
+                d.post(
+                    sq, MLX5_OPCODE_SEND,
+                    d.eth_segments({.cs_flags = MLX5_ETH_WQE_L3_CSUM | MLX5_ETH_WQE_L4_CSUM}, {f}));
                 EXPECT_TRUE(checksums_ok(d.host.wire.back(), flow));
                 // All but the checksums is as it was.
                 Frame expected = f;
@@ -127,8 +128,8 @@ TEST_P(Lso, SegmentsReassembleAndVerify) {
     std::vector<Message> parts;
     for (std::size_t off = 0; off < payload.size(); off += 1111)
         parts.emplace_back(payload.begin() + static_cast<std::ptrdiff_t>(off),
-                           payload.begin() + static_cast<std::ptrdiff_t>(
-                                                 std::min(off + 1111, payload.size())));
+                           payload.begin() +
+                               static_cast<std::ptrdiff_t>(std::min(off + 1111, payload.size())));
     // Few enough segments for one WQE.
     if (parts.size() > 40)
         parts = {payload};
@@ -156,7 +157,7 @@ TEST_P(Lso, SegmentsReassembleAndVerify) {
         if (c.tcp) {
             EXPECT_EQ(get32(f, l4 + 4), 0x11223344U + i * c.mss);
             const bool last = i + 1 == count;
-            EXPECT_EQ(f[l4 + 13] & 0x09, last ? 0x09 : 0); // PSH, FIN
+            EXPECT_EQ(f[l4 + 13] & 0x09, last ? 0x09 : 0);   // PSH, FIN
             EXPECT_EQ(f[l4 + 13] & 0x80, i == 0 ? 0x80 : 0); // CWR
             EXPECT_EQ(f[l4 + 13] & 0x10, 0x10);
         } else {
@@ -390,8 +391,8 @@ TEST_F(Send, WrongWqesGetAnErrorCompletion) {
         {"LSO without mss", MLX5_OPCODE_LSO,
          [&] { return d.eth_segments({.inline_header = make_frame({}, {})}, {f}); },
          Syndrome::kLocalLength},
-        {"LSO without header", MLX5_OPCODE_LSO,
-         [&] { return d.eth_segments({.mss = 100}, {f}); }, Syndrome::kLocalLength},
+        {"LSO without header", MLX5_OPCODE_LSO, [&] { return d.eth_segments({.mss = 100}, {f}); },
+         Syndrome::kLocalLength},
         {"LSO with half a header", MLX5_OPCODE_LSO,
          [&] {
              Frame h = make_frame({.tcp = true}, {});
@@ -417,8 +418,8 @@ TEST_F(Send, WrongWqesGetAnErrorCompletion) {
          Syndrome::kLocalLength},
         {"MPW key", MLX5_OPCODE_ENHANCED_MPSW, [&] { return with_key(1, good, 100); },
          Syndrome::kLocalProt},
-        {"MPW with mss", MLX5_OPCODE_ENHANCED_MPSW,
-         [&] { return d.eth_segments({.mss = 5}, {f}); }, Syndrome::kLocalQpOp},
+        {"MPW with mss", MLX5_OPCODE_ENHANCED_MPSW, [&] { return d.eth_segments({.mss = 5}, {f}); },
+         Syndrome::kLocalQpOp},
         {"UMR of no key", MLX5_OPCODE_UMR, [] { return Message(48 + 64); }, Syndrome::kLocalProt},
         {"UMR too short", MLX5_OPCODE_UMR, [] { return Message(16); }, Syndrome::kLocalQpOp},
     };
@@ -454,10 +455,10 @@ TEST_F(Send, ControlSegmentIsChecked) {
         d.modify_sq(sq, 0, 1);
         sq.pc = 0;
     };
-    corrupt(2, 9);     // WQE index
-    corrupt(7, 0);     // no data units
-    corrupt(7, 0x3f);  // more than were posted
-    corrupt(5, 0xff);  // another queue's number
+    corrupt(2, 9);    // WQE index
+    corrupt(7, 0);    // no data units
+    corrupt(7, 0x3f); // more than were posted
+    corrupt(5, 0xff); // another queue's number
     // A producer counter far ahead of the ring.
     d.host.put<std::uint32_t>(sq.dbr + 4, 5000);
     d.write64((static_cast<std::uint64_t>(d.uar) << 12) + 0x800, sq.id << 8 | 1);

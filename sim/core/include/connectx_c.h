@@ -54,11 +54,12 @@ struct connectx_device;
 
 /* Null when the configuration is out of range; `ops` must outlive the device. */
 struct connectx_device *connectx_new(const struct connectx_host_ops *ops, void *opaque,
-                              const struct connectx_config *config);
+                                     const struct connectx_config *config);
 void connectx_free(struct connectx_device *dev);
 
 void connectx_mmio_read(struct connectx_device *dev, uint64_t offset, void *data, size_t size);
-void connectx_mmio_write(struct connectx_device *dev, uint64_t offset, const void *data, size_t size);
+void connectx_mmio_write(struct connectx_device *dev, uint64_t offset, const void *data,
+                         size_t size);
 uint32_t connectx_vsc_read(struct connectx_device *dev, unsigned offset);
 void connectx_vsc_write(struct connectx_device *dev, unsigned offset, uint32_t value);
 void connectx_run(struct connectx_device *dev);
@@ -68,7 +69,8 @@ void connectx_set_link(struct connectx_device *dev, bool up);
 void connectx_reset(struct connectx_device *dev);
 
 /* False on error, with the reason in `error` (always terminated). */
-bool connectx_inject_fault(struct connectx_device *dev, const char *spec, char *error, size_t error_size);
+bool connectx_inject_fault(struct connectx_device *dev, const char *spec, char *error,
+                           size_t error_size);
 /* State and counters as text; returns the length without the terminator, as snprintf() does. */
 size_t connectx_describe(struct connectx_device *dev, char *text, size_t size);
 

@@ -74,7 +74,7 @@ template <typename Fn> auto guarded(struct connectx_device *dev, Fn fn) noexcept
 extern "C" {
 
 struct connectx_device *connectx_new(const struct connectx_host_ops *ops, void *opaque,
-                              const struct connectx_config *config) {
+                                     const struct connectx_config *config) {
     if (config->msix_vectors < 2 || config->msix_vectors > connectx::kMaxMsixVectors ||
         config->max_queues < 16 || config->max_queues > 4096)
         return nullptr;
@@ -94,12 +94,11 @@ struct connectx_device *connectx_new(const struct connectx_host_ops *ops, void *
 void connectx_free(struct connectx_device *dev) { delete dev; }
 
 void connectx_mmio_read(struct connectx_device *dev, uint64_t offset, void *data, size_t size) {
-    guarded(dev, [&] {
-        dev->device.mmio_read(offset, {static_cast<std::uint8_t *>(data), size});
-    });
+    guarded(dev, [&] { dev->device.mmio_read(offset, {static_cast<std::uint8_t *>(data), size}); });
 }
 
-void connectx_mmio_write(struct connectx_device *dev, uint64_t offset, const void *data, size_t size) {
+void connectx_mmio_write(struct connectx_device *dev, uint64_t offset, const void *data,
+                         size_t size) {
     guarded(dev, [&] {
         dev->device.mmio_write(offset, {static_cast<const std::uint8_t *>(data), size});
     });
@@ -135,7 +134,8 @@ void connectx_reset(struct connectx_device *dev) {
     guarded(dev, [&] { dev->device.reset(); });
 }
 
-bool connectx_inject_fault(struct connectx_device *dev, const char *spec, char *error, size_t error_size) {
+bool connectx_inject_fault(struct connectx_device *dev, const char *spec, char *error,
+                           size_t error_size) {
     return guarded(dev, [&] {
         std::string why;
         const bool ok = dev->device.inject_fault(spec, why);

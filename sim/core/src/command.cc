@@ -63,20 +63,34 @@ void sign_block(mlx5_cmd_prot_block &block) {
 
 const char *status_name(std::uint8_t status) {
     switch (status) {
-    case MLX5_CMD_STAT_OK: return "ok";
-    case MLX5_CMD_STAT_INT_ERR: return "internal error";
-    case MLX5_CMD_STAT_BAD_OP_ERR: return "bad operation";
-    case MLX5_CMD_STAT_BAD_PARAM_ERR: return "bad parameter";
-    case MLX5_CMD_STAT_BAD_SYS_STATE_ERR: return "bad system state";
-    case MLX5_CMD_STAT_BAD_RES_ERR: return "bad resource";
-    case MLX5_CMD_STAT_RES_BUSY: return "resource busy";
-    case MLX5_CMD_STAT_LIM_ERR: return "limits exceeded";
-    case MLX5_CMD_STAT_BAD_RES_STATE_ERR: return "bad resource state";
-    case MLX5_CMD_STAT_IX_ERR: return "bad index";
-    case MLX5_CMD_STAT_NO_RES_ERR: return "no resources";
-    case MLX5_CMD_STAT_BAD_INP_LEN_ERR: return "bad input length";
-    case MLX5_CMD_STAT_BAD_OUTP_LEN_ERR: return "bad output length";
-    default: return "error";
+    case MLX5_CMD_STAT_OK:
+        return "ok";
+    case MLX5_CMD_STAT_INT_ERR:
+        return "internal error";
+    case MLX5_CMD_STAT_BAD_OP_ERR:
+        return "bad operation";
+    case MLX5_CMD_STAT_BAD_PARAM_ERR:
+        return "bad parameter";
+    case MLX5_CMD_STAT_BAD_SYS_STATE_ERR:
+        return "bad system state";
+    case MLX5_CMD_STAT_BAD_RES_ERR:
+        return "bad resource";
+    case MLX5_CMD_STAT_RES_BUSY:
+        return "resource busy";
+    case MLX5_CMD_STAT_LIM_ERR:
+        return "limits exceeded";
+    case MLX5_CMD_STAT_BAD_RES_STATE_ERR:
+        return "bad resource state";
+    case MLX5_CMD_STAT_IX_ERR:
+        return "bad index";
+    case MLX5_CMD_STAT_NO_RES_ERR:
+        return "no resources";
+    case MLX5_CMD_STAT_BAD_INP_LEN_ERR:
+        return "bad input length";
+    case MLX5_CMD_STAT_BAD_OUTP_LEN_ERR:
+        return "bad output length";
+    default:
+        return "error";
     }
 }
 
@@ -185,7 +199,8 @@ CommandStatus CommandInterface::execute(ConstBytes in, Bytes out) {
     return st;
 }
 
-unsigned CommandInterface::fetch_input(const mlx5_cmd_layout &entry, std::vector<std::uint8_t> &in) {
+unsigned CommandInterface::fetch_input(const mlx5_cmd_layout &entry,
+                                       std::vector<std::uint8_t> &in) {
     const std::size_t len = be32_to_cpu(entry.inlen);
     if (len < 8 || len > kMaxMessage)
         return kInputLength;

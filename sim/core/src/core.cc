@@ -25,9 +25,9 @@ constexpr std::uint32_t kUarCount = kBarSize / 4096 - kFirstUar;
 } // namespace
 
 Core::Core(Host &host_in, const Config &config_in)
-    : host(host_in), config(config_in), caps(config_in), uars(kFirstUar, kUarCount), pds(1, 1 << 16),
-      transport_domains(1, 1 << 10), q_counters(1, 255), eqs(1, 255), cqs(0x400, 1 << 16),
-      mkeys(0x10, 1 << 18), sqs(0x1000, std::bit_ceil(config_in.max_queues)),
+    : host(host_in), config(config_in), caps(config_in), uars(kFirstUar, kUarCount),
+      pds(1, 1 << 16), transport_domains(1, 1 << 10), q_counters(1, 255), eqs(1, 255),
+      cqs(0x400, 1 << 16), mkeys(0x10, 1 << 18), sqs(0x1000, std::bit_ceil(config_in.max_queues)),
       rqs(0x8000, std::bit_ceil(config_in.max_queues)), tises(1, 1 << 10), tirs(1, 1 << 12),
       rqts(1, 1 << 12), flow_tables(1, 1 << 16), flow_counters(1, 1 << 16), iseg(*this), vsc(*this),
       commands(*this), pages(*this), events(*this), completions(*this), memory(*this),
@@ -117,8 +117,8 @@ void Core::uar_write(std::uint32_t uar, unsigned offset, ConstBytes data) {
         completions.doorbell(load_be<std::uint64_t>(data.data()));
         return;
     }
-    // Only the start of a BlueFlame buffer is a doorbell: the rest of a WQE that was copied in small
-    // pieces is fetched from memory.
+    // Only the start of a BlueFlame buffer is a doorbell: the rest of a WQE that was copied in
+    // small pieces is fetched from memory.
     const unsigned half_size = (1U << kLogBlueFlameSize) / 2;
     if (offset >= kBlueFlameOffset && (offset - kBlueFlameOffset) % half_size == 0)
         tx.doorbell(data, uar);
@@ -226,12 +226,13 @@ const ModelStats &Device::stats() const {
 std::string Device::describe() const {
     const Core &c = *core_;
     const ModelStats &s = stats();
-    std::string text = format(
-        "commands %lu failed %lu unknown %lu delivery-errors %lu dma-errors %lu\n"
-        "wqes %lu tx %lu rx %lu dropped %lu loopback %lu error-cqes %lu events %lu interrupts %lu\n",
-        s.commands, s.commands_failed, s.commands_unknown, s.delivery_errors, s.dma_errors, s.wqes,
-        s.tx_frames, s.rx_frames, s.rx_dropped, s.loopback_frames, s.error_cqes, s.events,
-        s.interrupts);
+    std::string text =
+        format("commands %lu failed %lu unknown %lu delivery-errors %lu dma-errors %lu\n"
+               "wqes %lu tx %lu rx %lu dropped %lu loopback %lu error-cqes %lu events %lu "
+               "interrupts %lu\n",
+               s.commands, s.commands_failed, s.commands_unknown, s.delivery_errors, s.dma_errors,
+               s.wqes, s.tx_frames, s.rx_frames, s.rx_dropped, s.loopback_frames, s.error_cqes,
+               s.events, s.interrupts);
     text += format("pages %zu uars %zu pds %zu eqs %zu cqs %zu mkeys %zu sqs %zu rqs %zu tises %zu "
                    "tirs %zu rqts %zu flow-tables %zu\n",
                    c.pages.held(), c.uars.size(), c.pds.size(), c.eqs.size(), c.cqs.size(),

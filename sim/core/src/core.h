@@ -213,7 +213,10 @@ class Capabilities {
     /// Null when there is no such capability type.
     [[nodiscard]] const Block *find(unsigned type, CapMode mode) const;
     CommandStatus set(unsigned type, ConstBytes wanted);
-    void reset() { current_ = max_; apply_defaults(); }
+    void reset() {
+        current_ = max_;
+        apply_defaults();
+    }
     [[nodiscard]] ConstBytes general() const { return current_.at(MLX5_CAP_GENERAL); }
 
   private:
@@ -222,8 +225,8 @@ class Capabilities {
     std::map<unsigned, Block> current_;
 };
 
-/// Pages of host memory the firmware asks for. The model needs none for itself (its contexts live in
-/// the host process), but it asks, holds and returns them as firmware does.
+/// Pages of host memory the firmware asks for. The model needs none for itself (its contexts live
+/// in the host process), but it asks, holds and returns them as firmware does.
 class PageSupply {
   public:
     explicit PageSupply(Core &core) : core_(core) {}
@@ -334,7 +337,7 @@ struct PacketInfo {
     std::uint8_t ip_protocol = 0;
     bool fragment = false;
     bool malformed = false;
-    unsigned ip_end = 0;        ///< end of the IP packet within the frame (padding follows)
+    unsigned ip_end = 0; ///< end of the IP packet within the frame (padding follows)
     bool ip_checksum_ok = false;
     bool l4_checksum_ok = false;
     [[nodiscard]] bool is_tcp() const { return l4_offset != 0 && ip_protocol == 6; }
@@ -365,7 +368,8 @@ class TxEngine {
   public:
     explicit TxEngine(Core &core) : core_(core) {}
 
-    /// Doorbell register or BlueFlame buffer of a UAR: at least the control segment's first 8 bytes.
+    /// Doorbell register or BlueFlame buffer of a UAR: at least the control segment's first 8
+    /// bytes.
     void doorbell(ConstBytes data, std::uint32_t uar);
     [[nodiscard]] bool pending() const { return !ready_.empty(); }
     void run();
@@ -427,7 +431,10 @@ class RxEngine {
     [[nodiscard]] std::uint64_t next_deadline() const { return retry_ns_; }
     void reset();
     void set_error(Rq &rq, Syndrome syndrome);
-    void flush_fifo() { fifo_.clear(); retry_ns_ = UINT64_MAX; }
+    void flush_fifo() {
+        fifo_.clear();
+        retry_ns_ = UINT64_MAX;
+    }
 
   private:
     enum class Outcome { kDelivered, kDropped, kNoBuffer };

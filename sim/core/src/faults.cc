@@ -97,9 +97,8 @@ std::optional<Syndrome> Faults::on_receive(std::uint32_t rqn) {
 }
 
 bool Faults::inject(std::string_view spec, std::string &error) {
-    static const std::set<std::string> kKeys{"opcode", "vector",   "queue", "count",
-                                             "status", "syndrome", "ms",    "rfr",
-                                             "severity"};
+    static const std::set<std::string> kKeys{"opcode",   "vector", "queue", "count",   "status",
+                                             "syndrome", "ms",     "rfr",   "severity"};
     Parsed p;
     if (!parse(spec, kKeys, p, error))
         return false;

@@ -68,8 +68,8 @@ std::uint32_t InitSegment::dword(std::uint64_t offset) {
     case kHealth + offsetof(health_buffer, hw_id):
         return 0x218; // ConnectX-7
     case kHealth + offsetof(health_buffer, rfr_severity):
-        return (health_rfr_ ? 0x80U : 0U) << 24 |
-               (health_synd_ != 0 ? 0x8U | health_severity_ : 0U) << 24;
+        return (health_rfr_ ? 0x80U : 0U) << 24 | (health_synd_ != 0 ? 0x8U | health_severity_ : 0U)
+                                                      << 24;
     case kHealth + offsetof(health_buffer, irisc_index):
         return static_cast<std::uint32_t>(health_synd_) << 16 | health_ext_synd_;
     case offsetof(mlx5_init_seg, internal_timer_h): {

@@ -110,8 +110,8 @@ CommandStatus alloc_transport_domain(Core &core, const Command &cmd) {
 }
 
 CommandStatus dealloc_transport_domain(Core &core, const Command &cmd) {
-    TransportDomain *td = core.transport_domains.find(
-        IFC_GET(dealloc_transport_domain_in, cmd.in, transport_domain));
+    TransportDomain *td =
+        core.transport_domains.find(IFC_GET(dealloc_transport_domain_in, cmd.in, transport_domain));
     if (td == nullptr)
         return bad_index(0x204);
     if (td->refs != 0)
@@ -215,7 +215,7 @@ CommandStatus query_mkey(Core &core, const Command &cmd) {
 void register_memory_commands(CommandTable &t) {
     using enum CommandStage;
 #define ADD(op, name, handler)                                                                     \
-    t[MLX5_CMD_OP_##op] = {#op, IFC_BYTES(name##_in), IFC_BYTES(name##_out), kHcaInitialized,     \
+    t[MLX5_CMD_OP_##op] = {#op, IFC_BYTES(name##_in), IFC_BYTES(name##_out), kHcaInitialized,      \
                            handler}
     ADD(ALLOC_PD, alloc_pd, alloc_pd);
     ADD(DEALLOC_PD, dealloc_pd, dealloc_pd);

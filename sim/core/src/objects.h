@@ -89,7 +89,7 @@ struct Cq {
     unsigned max_count = 0;
     unsigned period_mode = 0;
     std::uint32_t pi = 0;
-    std::uint32_t ci = 0;          ///< last known consumer index, 24 bits
+    std::uint32_t ci = 0; ///< last known consumer index, 24 bits
     CqState state = CqState::kIdle;
     std::uint32_t arm_ci = 0;
     std::uint64_t last_event_ns = 0;
@@ -110,7 +110,7 @@ struct Mkey {
     std::uint64_t start = 0;
     std::uint64_t length = 0;
     unsigned page_shift = 12;
-    std::vector<std::uint64_t> mtt; ///< page addresses, permission bits masked off
+    std::vector<std::uint64_t> mtt;    ///< page addresses, permission bits masked off
     std::vector<std::uint8_t> context; ///< as given, for QUERY_MKEY
 };
 
@@ -158,11 +158,11 @@ struct Rq {
     bool vlan_strip_disable = false;
     bool flush_in_error = false;
     bool scatter_fcs = false;
-    unsigned log_stride_size = 0;  ///< striding: bytes of a stride
-    unsigned log_num_strides = 0;  ///< striding: strides of a WQE
-    std::uint16_t ci = 0;          ///< WQEs consumed
-    std::uint16_t head = 0;        ///< linked list: index of the current WQE
-    std::uint32_t stride = 0;      ///< striding: next free stride in the current WQE
+    unsigned log_stride_size = 0; ///< striding: bytes of a stride
+    unsigned log_num_strides = 0; ///< striding: strides of a WQE
+    std::uint16_t ci = 0;         ///< WQEs consumed
+    std::uint16_t head = 0;       ///< linked list: index of the current WQE
+    std::uint32_t stride = 0;     ///< striding: next free stride in the current WQE
     std::vector<std::uint8_t> context;
 };
 
@@ -224,7 +224,7 @@ struct Fte {
     unsigned action = 0;
     std::vector<FlowDestination> destinations;
     std::vector<std::uint32_t> counters;
-    std::vector<std::uint32_t> key; ///< masked words in the order of the group's words
+    std::vector<std::uint32_t> key;    ///< masked words in the order of the group's words
     std::vector<std::uint8_t> context; ///< as given, for QUERY_FLOW_TABLE_ENTRY
 };
 
@@ -246,9 +246,9 @@ struct FlowTable {
     unsigned miss_action = 0;
     std::uint32_t miss_table = 0;
     std::uint32_t next_group = 0;
-    std::map<std::uint32_t, FlowGroup> groups;             ///< by start index, so by priority
+    std::map<std::uint32_t, FlowGroup> groups; ///< by start index, so by priority
     std::unordered_map<std::uint32_t, std::uint32_t> start_of_group; ///< group id to start index
-    std::map<std::uint32_t, Fte> entries;                  ///< by flow index
+    std::map<std::uint32_t, Fte> entries;                            ///< by flow index
 };
 
 } // namespace connectx

@@ -185,8 +185,7 @@ void fill_l4_checksum(Bytes frame, const PacketInfo &info) {
         return;
     const unsigned field = info.l4_offset + (info.is_tcp() ? 16 : 6);
     store_be<std::uint16_t>(&frame[field], 0);
-    const ConstBytes l4 =
-        ConstBytes(frame).subspan(info.l4_offset, info.ip_end - info.l4_offset);
+    const ConstBytes l4 = ConstBytes(frame).subspan(info.l4_offset, info.ip_end - info.l4_offset);
     auto sum = static_cast<std::uint16_t>(~ones_sum(l4, pseudo_sum(frame, info, l4.size())));
     // Zero would say "no checksum" (RFC 768).
     if (info.is_udp() && sum == 0)

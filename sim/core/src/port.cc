@@ -191,7 +191,8 @@ class RegisterAccess {
         IFC_SET(pmlp_reg, out_, local_port, 1);
         IFC_SET(pmlp_reg, out_, width, 4);
         for (unsigned lane = 0; lane < 4; ++lane) {
-            const Bytes map = ifc::sub(out_, IFC_BYTE_OFF(pmlp_reg, lane0_module_mapping) + lane * 4);
+            const Bytes map =
+                ifc::sub(out_, IFC_BYTE_OFF(pmlp_reg, lane0_module_mapping) + lane * 4);
             IFC_SET(lane_2_module_mapping, map, module, 0);
             IFC_SET(lane_2_module_mapping, map, rx_lane, lane);
             IFC_SET(lane_2_module_mapping, map, tx_lane, lane);
@@ -285,13 +286,11 @@ class RegisterAccess {
             return kOk;
         case MLX5_RFC_2863_COUNTERS_GROUP:
             PUT(2863, if_in_octets, rx.octets);
-            PUT(2863, if_in_ucast_pkts,
-                rx.packets - port_.rx_mc_.packets - port_.rx_bc_.packets);
+            PUT(2863, if_in_ucast_pkts, rx.packets - port_.rx_mc_.packets - port_.rx_bc_.packets);
             PUT(2863, if_in_discards, port_.rx_discards);
             PUT(2863, if_in_errors, port_.rx_oversize);
             PUT(2863, if_out_octets, tx.octets);
-            PUT(2863, if_out_ucast_pkts,
-                tx.packets - port_.tx_mc_.packets - port_.tx_bc_.packets);
+            PUT(2863, if_out_ucast_pkts, tx.packets - port_.tx_mc_.packets - port_.tx_bc_.packets);
             PUT(2863, if_in_multicast_pkts, port_.rx_mc_.packets);
             PUT(2863, if_in_broadcast_pkts, port_.rx_bc_.packets);
             PUT(2863, if_out_multicast_pkts, port_.tx_mc_.packets);
@@ -303,8 +302,8 @@ class RegisterAccess {
             PUT(2819, ether_stats_broadcast_pkts, port_.rx_bc_.packets);
             PUT(2819, ether_stats_multicast_pkts, port_.rx_mc_.packets);
             PUT(2819, ether_stats_oversize_pkts, port_.rx_oversize);
-            const std::size_t first = IFC_BIT_OFF(eth_2819_cntrs_grp_data_layout,
-                                                  ether_stats_pkts64octets_high);
+            const std::size_t first =
+                IFC_BIT_OFF(eth_2819_cntrs_grp_data_layout, ether_stats_pkts64octets_high);
             for (std::size_t i = 0; i < 10; ++i)
                 counter(first + i * 64, port_.rx_sizes_[i]);
             return kOk;
@@ -316,8 +315,7 @@ class RegisterAccess {
         case MLX5_PER_PRIORITY_COUNTERS_GROUP:
             // Without PFC all traffic is in priority 0.
             if (IFC_GET(ppcnt_reg, in_, prio_tc) == 0) {
-#define PRIO(field, value)                                                                         \
-    counter(IFC_BIT_OFF(eth_per_prio_grp_data_layout, field##_high), value)
+#define PRIO(field, value) counter(IFC_BIT_OFF(eth_per_prio_grp_data_layout, field##_high), value)
                 PRIO(rx_octets, rx.octets);
                 PRIO(rx_frames, rx.packets);
                 PRIO(tx_octets, tx.octets);
@@ -378,9 +376,9 @@ void Port::changed(bool was_up) {
     }
     std::array<std::uint8_t, sizeof(ev_data)> data{};
     data[offsetof(mlx5_eqe_port_state, port)] = 1 << 4;
-    core_.events.post_async(
-        MLX5_EVENT_TYPE_PORT_CHANGE,
-        up() ? MLX5_PORT_CHANGE_SUBTYPE_ACTIVE : MLX5_PORT_CHANGE_SUBTYPE_DOWN, data);
+    core_.events.post_async(MLX5_EVENT_TYPE_PORT_CHANGE,
+                            up() ? MLX5_PORT_CHANGE_SUBTYPE_ACTIVE : MLX5_PORT_CHANGE_SUBTYPE_DOWN,
+                            data);
     core_.host.rx_ready();
 }
 
@@ -417,8 +415,8 @@ void Port::count_tx(ConstBytes frame) {
     const std::size_t bytes = frame.size() + kFcs;
     tx_.add(bytes);
     const bool multicast = (frame[0] & 1) != 0;
-    const bool broadcast = std::all_of(frame.begin(), frame.begin() + 6,
-                                       [](std::uint8_t b) { return b == 0xff; });
+    const bool broadcast =
+        std::all_of(frame.begin(), frame.begin() + 6, [](std::uint8_t b) { return b == 0xff; });
     if (broadcast)
         tx_bc_.add(bytes);
     else if (multicast)
@@ -429,8 +427,8 @@ void Port::count_rx(ConstBytes frame) {
     const std::size_t bytes = frame.size() + kFcs;
     rx_.add(bytes);
     const bool multicast = (frame[0] & 1) != 0;
-    const bool broadcast = std::all_of(frame.begin(), frame.begin() + 6,
-                                       [](std::uint8_t b) { return b == 0xff; });
+    const bool broadcast =
+        std::all_of(frame.begin(), frame.begin() + 6, [](std::uint8_t b) { return b == 0xff; });
     if (broadcast)
         rx_bc_.add(bytes);
     else if (multicast)

@@ -8,8 +8,7 @@ namespace connectx {
 namespace {
 
 /// Takes the page addresses of a ring of `bytes` out of a command.
-CommandStatus take_pages(ConstBytes pas, std::uint64_t bytes, unsigned page_shift,
-                         PageList &list) {
+CommandStatus take_pages(ConstBytes pas, std::uint64_t bytes, unsigned page_shift, PageList &list) {
     if (page_shift > 31)
         return bad_param(0x300);
     const std::uint64_t count = ((bytes - 1) >> page_shift) + 1;
@@ -162,9 +161,8 @@ CommandStatus modify_cq(Core &core, const Command &cmd) {
         return bad_index(0x328);
     if (cmd.op_mod != kModifyFields)
         return bad_param(0x329);
-    const std::uint32_t select =
-        load_be<std::uint32_t>(
-            IFC_AT(modify_cq_in, cmd.in, modify_field_select_resize_field_select).data());
+    const std::uint32_t select = load_be<std::uint32_t>(
+        IFC_AT(modify_cq_in, cmd.in, modify_field_select_resize_field_select).data());
     constexpr std::uint32_t kKnown = MLX5_CQ_MODIFY_PERIOD | MLX5_CQ_MODIFY_COUNT |
                                      MLX5_CQ_MODIFY_OVERRUN | MLX5_CQ_MODIFY_PERIOD_MODE;
     if ((select & ~kKnown) != 0)
@@ -422,8 +420,8 @@ CommandStatus modify_rq(Core &core, const Command &cmd) {
     const std::uint64_t mask = IFC_GET64(modify_rq_in, cmd.in, modify_bitmask);
     const unsigned from = IFC_GET(modify_rq_in, cmd.in, rq_state);
     const unsigned to = IFC_GET(rqc, rqc, state);
-    constexpr std::uint64_t kKnown = MLX5_MODIFY_RQ_IN_MODIFY_BITMASK_VSD |
-                                     MLX5_MODIFY_RQ_IN_MODIFY_BITMASK_RQ_COUNTER_SET_ID;
+    constexpr std::uint64_t kKnown =
+        MLX5_MODIFY_RQ_IN_MODIFY_BITMASK_VSD | MLX5_MODIFY_RQ_IN_MODIFY_BITMASK_RQ_COUNTER_SET_ID;
     if (!known_state(from) || !known_state(to) || (mask & ~kKnown) != 0)
         return bad_param(0x359);
     if (from != static_cast<unsigned>(rq->state) || !transition_allowed(rq->state, to))
@@ -700,8 +698,7 @@ CommandStatus alloc_q_counter(Core &core, const Command &cmd) {
 }
 
 CommandStatus dealloc_q_counter(Core &core, const Command &cmd) {
-    QCounter *counter =
-        core.q_counters.find(IFC_GET(dealloc_q_counter_in, cmd.in, counter_set_id));
+    QCounter *counter = core.q_counters.find(IFC_GET(dealloc_q_counter_in, cmd.in, counter_set_id));
     if (counter == nullptr)
         return bad_index(0x391);
     if (counter->refs != 0)

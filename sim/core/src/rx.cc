@@ -135,8 +135,8 @@ RxEngine::Outcome RxEngine::dispatch(ConstBytes frame, bool from_wire, bool last
             outcome = o;
     }
     if (outcome == Outcome::kDelivered) {
-        const bool broadcast = std::all_of(frame.begin(), frame.begin() + 6,
-                                           [](std::uint8_t b) { return b == 0xff; });
+        const bool broadcast =
+            std::all_of(frame.begin(), frame.begin() + 6, [](std::uint8_t b) { return b == 0xff; });
         (broadcast ? v.rx_bc : multicast ? v.rx_mc : v.rx_uc).add(frame.size());
     } else {
         ++core_.stats.rx_dropped;
@@ -175,8 +175,8 @@ RxEngine::Outcome RxEngine::deliver(Rq &rq, ConstBytes frame, const PacketInfo &
     cqe.rss_hash_type = rss.type;
     cqe.flags_rqpn = cpu_to_be32(rq.id);
     cqe.sop_drop_qpn = cpu_to_be32(flow_tag & 0xffffff);
-    cqe.hds_ip_ext = CQE_L2_OK | (info.ip_checksum_ok ? CQE_L3_OK : 0) |
-                     (info.l4_checksum_ok ? CQE_L4_OK : 0);
+    cqe.hds_ip_ext =
+        CQE_L2_OK | (info.ip_checksum_ok ? CQE_L3_OK : 0) | (info.l4_checksum_ok ? CQE_L4_OK : 0);
     constexpr unsigned kL3Ipv6 = 1;
     constexpr unsigned kL3Ipv4 = 2;
     unsigned l4 = CQE_L4_HDR_TYPE_NONE;
@@ -190,8 +190,8 @@ RxEngine::Outcome RxEngine::deliver(Rq &rq, ConstBytes frame, const PacketInfo &
     cqe.l4_l3_hdr_type = static_cast<std::uint8_t>(l4 << 4 | l3 << 2);
     // Sum of the IP packet from its header on: neither VLAN tags nor the padding behind it.
     if (info.ip_version != 0)
-        cqe.check_sum = cpu_to_be16(
-            ones_sum(frame.subspan(info.l3_offset, info.ip_end - info.l3_offset)));
+        cqe.check_sum =
+            cpu_to_be16(ones_sum(frame.subspan(info.l3_offset, info.ip_end - info.l3_offset)));
 
     scratch_.assign(frame.begin(), frame.end());
     if (info.vlan && !info.svlan && !rq.vlan_strip_disable) {
@@ -352,8 +352,7 @@ void RxEngine::set_error(Rq &rq, Syndrome syndrome) {
         rq.stride = 0;
         if (linked) {
             std::array<std::uint8_t, 4> next{};
-            if (!rq.wq.buf.read(core_, static_cast<std::uint64_t>(index) << rq.wq.log_stride,
-                                next))
+            if (!rq.wq.buf.read(core_, static_cast<std::uint64_t>(index) << rq.wq.log_stride, next))
                 break;
             rq.head = load_be<std::uint16_t>(next.data() + 2);
         }

@@ -70,8 +70,7 @@ void TxEngine::doorbell(ConstBytes data, std::uint32_t uar) {
     sq->pi = static_cast<std::uint16_t>(load_be<std::uint32_t>(record.data()));
     if (data.size() >= kBasicBlock) {
         sq->blueflame.assign(data.begin(), data.end());
-        sq->blueflame_index =
-            static_cast<std::uint16_t>(load_be<std::uint32_t>(data.data()) >> 8);
+        sq->blueflame_index = static_cast<std::uint16_t>(load_be<std::uint32_t>(data.data()) >> 8);
     }
     if (!sq->queued) {
         sq->queued = true;
@@ -282,8 +281,8 @@ Syndrome TxEngine::send_multi(Sq &sq, const Wqe &wqe) {
             std::memcpy(frame_.data(), raw.data() + offset + sizeof(__be32), length);
             offset += align_up(sizeof(__be32) + length, kUnit);
         } else {
-            const Syndrome st = core_.memory.read(be32_to_cpu(seg.lkey), sq.wq.pd,
-                                                  be64_to_cpu(seg.addr), frame_);
+            const Syndrome st =
+                core_.memory.read(be32_to_cpu(seg.lkey), sq.wq.pd, be64_to_cpu(seg.addr), frame_);
             if (st != Syndrome::kOk)
                 return st;
             offset += kUnit;
@@ -306,7 +305,8 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, C
     constexpr std::uint8_t kFin = 0x01;
     constexpr std::uint8_t kPush = 0x08;
     constexpr std::uint8_t kCwr = 0x80;
-    const std::uint32_t seq = info.is_tcp() ? load_be<std::uint32_t>(&header[info.l4_offset + 4]) : 0;
+    const std::uint32_t seq =
+        info.is_tcp() ? load_be<std::uint32_t>(&header[info.l4_offset + 4]) : 0;
     const std::uint16_t ip_id =
         info.ip_version == 4 ? load_be<std::uint16_t>(&header[info.l3_offset + 4]) : 0;
     std::uint16_t number = 0;
@@ -331,8 +331,8 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, C
             if (number != 0)
                 l4[13] &= static_cast<std::uint8_t>(~kCwr);
         } else {
-            store_be<std::uint16_t>(
-                l4 + 4, static_cast<std::uint16_t>(frame_.size() - info.l4_offset));
+            store_be<std::uint16_t>(l4 + 4,
+                                    static_cast<std::uint16_t>(frame_.size() - info.l4_offset));
         }
         emit(sq, wqe, frame_);
     }
@@ -448,10 +448,9 @@ void TxEngine::set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index) {
         unsigned blocks = 1;
         if (sq.wq.buf.read(core_, static_cast<std::uint64_t>(wqe_index) * kBasicBlock & (ring - 1),
                            head)) {
-            const std::size_t ds =
-                load_be<std::uint32_t>(head.data() + 4) & MLX5_WQE_CTRL_DS_MASK;
-            blocks = std::max(1U, static_cast<unsigned>(align_up(ds * kUnit, kBasicBlock) /
-                                                        kBasicBlock));
+            const std::size_t ds = load_be<std::uint32_t>(head.data() + 4) & MLX5_WQE_CTRL_DS_MASK;
+            blocks = std::max(
+                1U, static_cast<unsigned>(align_up(ds * kUnit, kBasicBlock) / kBasicBlock));
         }
         const unsigned posted = static_cast<std::uint16_t>(sq.pi - wqe_index);
         sq.ci = static_cast<std::uint16_t>(wqe_index + std::min(blocks, std::max(posted, 1U)));

@@ -35,20 +35,20 @@ struct Config {
 
 /// Counters of the model itself, for tests and for people who look for gaps in it.
 struct ModelStats {
-    std::uint64_t commands = 0;          ///< commands executed
-    std::uint64_t commands_failed = 0;   ///< answered with a status other than OK
-    std::uint64_t commands_unknown = 0;  ///< opcode or register not modelled
-    std::uint64_t delivery_errors = 0;   ///< malformed command descriptors or mailboxes
-    std::uint64_t dma_errors = 0;        ///< accesses the host refused
-    std::uint64_t wqes = 0;              ///< send WQEs executed
-    std::uint64_t tx_frames = 0;         ///< frames put on the wire
-    std::uint64_t rx_frames = 0;         ///< frames taken from the wire
-    std::uint64_t rx_dropped = 0;        ///< of these, not delivered to any queue
-    std::uint64_t loopback_frames = 0;   ///< frames looped back inside the device
+    std::uint64_t commands = 0;         ///< commands executed
+    std::uint64_t commands_failed = 0;  ///< answered with a status other than OK
+    std::uint64_t commands_unknown = 0; ///< opcode or register not modelled
+    std::uint64_t delivery_errors = 0;  ///< malformed command descriptors or mailboxes
+    std::uint64_t dma_errors = 0;       ///< accesses the host refused
+    std::uint64_t wqes = 0;             ///< send WQEs executed
+    std::uint64_t tx_frames = 0;        ///< frames put on the wire
+    std::uint64_t rx_frames = 0;        ///< frames taken from the wire
+    std::uint64_t rx_dropped = 0;       ///< of these, not delivered to any queue
+    std::uint64_t loopback_frames = 0;  ///< frames looped back inside the device
     std::uint64_t error_cqes = 0;
-    std::uint64_t events = 0;            ///< EQEs written
+    std::uint64_t events = 0; ///< EQEs written
     std::uint64_t interrupts = 0;
-    std::uint64_t pages_held = 0;        ///< 4 KiB pages the driver has given and not yet got back
+    std::uint64_t pages_held = 0; ///< 4 KiB pages the driver has given and not yet got back
 };
 
 class Core;
