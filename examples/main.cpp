@@ -83,6 +83,10 @@ void declare(CLI::App &app, Arguments &arguments) {
         ->check(CLI::Range(0, NGTCP2_MAX_CIDLEN))
         ->capture_default_str()
         ->group(quic);
+    app.add_option("--max-connections", server.max_connections, "Refuse more at a time")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str()
+        ->group(quic);
     app.add_flag("--retry", server.retry, "Validate each client address by a Retry packet")
         ->group(quic);
     app.add_flag("!--no-pmtud", server.connection.path_mtu_discovery,

@@ -43,8 +43,8 @@ timespec duration(std::uint64_t ns) {
 
 Server::Server(const ServerOptions &options, const TlsContext &tls, ContentSource &content,
                Stats &stats)
-    : options_(options), tls_(tls), content_(content), stats_(stats),
-      buffers_(std::make_shared<TxBufferPool>()), by_address_(address_less) {}
+    : options_(options), connection_options_(options.connection), tls_(tls), content_(content),
+      stats_(stats), buffers_(std::make_shared<TxBufferPool>()), by_address_(address_less) {}
 
 Server::~Server() {
     // Connections give their keys back, and the SAs have to go before their sockets.
@@ -92,6 +92,9 @@ bool Server::choose_path() {
         why_user_ = "this kernel has no UDP_QUIC_CRYPTO_F_TAG_ROOM";
     } else {
         policy_.capabilities = *capabilities;
+        connection_options_.max_batch_packets =
+            std::min(connection_options_.max_batch_packets,
+                     std::max(std::size_t{1}, capabilities->max_segments));
         // A connection that migrates from IPv4 to IPv6 changes sockets, not keys.
         if (endpoints_.size() > 1 && capabilities->sa_flags & UDP_CRYPTO_SA_F_SAME_UID)
             policy_.sa_flags = UDP_CRYPTO_SA_F_SAME_UID;
@@ -189,8 +192,8 @@ void Server::wait() {
     descriptors.reserve(endpoints_.size());
     for (const auto &endpoint : endpoints_) {
         const bool blocked =
-            std::any_of(connections_.begin(), connections_.end(), [&](const auto &entry) {
-                return entry.first->blocked_on() == endpoint.get();
+            std::any_of(blocked_.begin(), blocked_.end(), [&](const Connection *connection) {
+                return connection->blocked_on() == endpoint.get();
             });
         descriptors.push_back(
             {endpoint->fd(), static_cast<short>(blocked ? POLLIN | POLLOUT : POLLIN), 0});
@@ -214,7 +217,7 @@ void Server::wait() {
             endpoint.receive(
                 [&](const ReceivedDatagram &datagram) { on_datagram(endpoint, datagram); });
         if (events & POLLOUT)
-            for (const auto &[connection, owned] : connections_)
+            for (Connection *connection : blocked_)
                 if (connection->blocked_on() == &endpoint)
                     writers_.insert(connection);
     }
@@ -246,6 +249,10 @@ void Server::after(Connection &connection, Connection::Verdict verdict) {
     }
     if (connection.wants_write())
         writers_.insert(&connection);
+    if (connection.blocked_on())
+        blocked_.insert(&connection);
+    else
+        blocked_.erase(&connection);
     const std::uint64_t next = connection.next_timer_ns();
     if (next == connection.queued_timer_ns)
         return;
@@ -260,6 +267,7 @@ void Server::forget(Connection &connection) {
     std::erase_if(by_address_, [&](const auto &entry) { return entry.second == &connection; });
     timers_.erase({connection.queued_timer_ns, &connection});
     writers_.erase(&connection);
+    blocked_.erase(&connection);
     connections_.erase(&connection);
     ++stats_.connections_closed;
 }
@@ -307,6 +315,11 @@ void Server::accept(Endpoint &endpoint, const ReceivedDatagram &datagram) {
         return;
     }
 
+    if (connections_.size() >= options_.max_connections) {
+        refuse(endpoint, datagram, initial, NGTCP2_CONNECTION_REFUSED);
+        return;
+    }
+
     ngtcp2_cid original_dcid{};
     bool retried = false;
     bool validated = false;
@@ -316,7 +329,7 @@ void Server::accept(Endpoint &endpoint, const ReceivedDatagram &datagram) {
                                              secret_.data(), secret_.size(), initial.version,
                                              &remote.any, remote.length, &initial.dcid,
                                              kRetryTokenLifetime, now_ns()) != 0) {
-            refuse_token(endpoint, datagram, initial);
+            refuse(endpoint, datagram, initial, NGTCP2_INVALID_TOKEN);
             return;
         }
         retried = validated = true;
@@ -333,7 +346,7 @@ void Server::accept(Endpoint &endpoint, const ReceivedDatagram &datagram) {
         initial.token = {nullptr, 0}; // as good as none
     }
 
-    const Connection::Services services{*this,   options_.connection, tls_,  content_,
+    const Connection::Services services{*this,   connection_options_, tls_,  content_,
                                         policy_, *buffers_,           stats_};
     auto connection = Connection::accept(services, endpoint, datagram.local, remote, initial,
                                          retried ? &original_dcid : nullptr);
@@ -378,12 +391,12 @@ void Server::send_retry(Endpoint &endpoint, const ReceivedDatagram &datagram,
                       std::span(packet).first(static_cast<std::size_t>(length)));
 }
 
-void Server::refuse_token(Endpoint &endpoint, const ReceivedDatagram &datagram,
-                          const ngtcp2_pkt_hd &initial) {
+void Server::refuse(Endpoint &endpoint, const ReceivedDatagram &datagram,
+                    const ngtcp2_pkt_hd &initial, std::uint64_t error_code) {
     std::array<std::uint8_t, NGTCP2_MAX_UDP_PAYLOAD_SIZE> packet{};
-    const auto length = ngtcp2_crypto_write_connection_close(
-        packet.data(), packet.size(), initial.version, &initial.scid, &initial.dcid,
-        NGTCP2_INVALID_TOKEN, nullptr, 0);
+    const auto length =
+        ngtcp2_crypto_write_connection_close(packet.data(), packet.size(), initial.version,
+                                             &initial.scid, &initial.dcid, error_code, nullptr, 0);
     if (length <= 0)
         return;
     ++stats_.long_header_datagrams;

@@ -30,6 +30,7 @@ struct ServerOptions {
     PathChoice path = PathChoice::kAuto;
     KeyForm key_form = KeyForm::kIndex;
     bool retry = false;
+    std::size_t max_connections = 16384; // at a time; more are refused
     bool verbose = false;
     std::uint64_t max_runtime_ns = 0;         // 0: no limit
     std::uint64_t exit_after_connections = 0; // ended ones; 0: no limit
@@ -80,12 +81,14 @@ class Server : private ConnectionHost {
                     const ngtcp2_pkt_hd &initial);
     void send_version_negotiation(Endpoint &endpoint, const ReceivedDatagram &datagram,
                                   const ngtcp2_version_cid &cids);
-    void refuse_token(Endpoint &endpoint, const ReceivedDatagram &datagram,
-                      const ngtcp2_pkt_hd &initial);
+    // Answers the Initial packet with a CONNECTION_CLOSE and remembers nothing.
+    void refuse(Endpoint &endpoint, const ReceivedDatagram &datagram, const ngtcp2_pkt_hd &initial,
+                std::uint64_t error_code);
     void after(Connection &connection, Connection::Verdict verdict);
     void forget(Connection &connection);
 
     const ServerOptions &options_;
+    ConnectionOptions connection_options_; // within what the kernel can do
     const TlsContext &tls_;
     ContentSource &content_;
     Stats &stats_;
@@ -102,6 +105,7 @@ class Server : private ConnectionHost {
     std::map<Connection *, std::unique_ptr<Connection>> connections_;
     std::set<std::pair<std::uint64_t, Connection *>> timers_;
     std::set<Connection *> writers_;
+    std::set<Connection *> blocked_; // wait for their socket
     volatile int stop_ = 0;
 };
 

@@ -67,18 +67,17 @@ kernel_enabled() {
     local folder=$1 base=$2 makefile line option name=$2.o
     for makefile in "$folder/Kbuild" "$folder/Makefile" "$(dirname "$folder")/Makefile"; do
         [[ -f $WORK/tree/$makefile ]] || continue
-        [[ $makefile = "$(dirname "$folder")/Makefile" ]] && name=$(basename "$folder")/$base.o
-        # Lines that end in a backslash go on.
-        while IFS= read -r line; do
-            [[ " ${line//[$'\t']/ } " = *" $name "* ]] || continue
+        [[ $makefile != "$(dirname "$folder")/Makefile" ]] || name=$(basename "$folder")/$base.o
+        # Lines that end in a backslash go on in the next.
+        while read -r line; do
+            [[ " $line " = *" $name "* ]] || continue
             if [[ $line =~ \$\((CONFIG_[A-Za-z0-9_]+)\) ]]; then
                 option=${BASH_REMATCH[1]}
                 grep -qE "^$option=[ym]" "$WORK/tree/.config" || continue
             fi
             return 0
-        done < <(sed -e ':a' -e '/\\$/N; s/\\\n/ /; ta' "$WORK/tree/$makefile")
+        done < <(sed -e ':a' -e '/\\$/{N; s/\\\n/ /; ta' -e '}' "$WORK/tree/$makefile" | tr -s '\t' ' ')
     done
-    # Not named at all: part of an object whose list was not understood; let the build tell.
     return 1
 }
 
@@ -127,6 +126,11 @@ check_warnings() {
     prepare patched
     mapfile -t objects < <(enabled_objects <"$WORK/touched")
     ((${#objects[@]})) || { echo 'no kernel source yet'; return 0; }
+    if ((${#objects[@]} < $(wc -l <"$WORK/touched"))); then
+        comm -13 <(printf '%s\n' "${objects[@]%.o}" | LC_ALL=C sort) <(sed 's/\.c$//' "$WORK/touched" | LC_ALL=C sort)
+        echo 'error: the sources above are not part of the release kernel, so nothing tests them'
+        return 1
+    fi
     printf 'compiling with W=1 and sparse: %s\n' "${objects[*]}"
     # Also when up to date: a warning that is not printed again is not gone.
     (cd "$WORK/tree" && rm -f "${objects[@]}")

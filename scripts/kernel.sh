@@ -10,16 +10,27 @@
 #   stock     Debian's own linux-image-6.12; stock-6.1 likewise
 #
 # A finished kernel lives in the cache as kernels/VARIANT-KEY/, KEY being a hash of all that goes in.
-# Each variant has one work tree in the cache, so that a small change costs a small rebuild.
+# A variant keeps its work tree in the cache, so that a small change costs a small rebuild. vanilla uses
+# that of release: with one configuration for both, make compiles again only what our changes reach.
 
 STEP_SOURCES+=' kernel.sh'
 
 KERNEL_PACKAGE=linux-source-6.12
 KERNEL_TARBALL=/usr/src/linux-source-6.12.tar.xz
 KERNEL_KEEP=4
+# Raise it with a change to this script that changes what comes out.
+KERNEL_BUILD_REVISION=1
 
 # Object files of a full build, for the progress line only.
 declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [vanilla]=1900)
+
+# Prints the name of a variant's work tree, which is also that of its lock.
+kernel_tree_of() {
+    case $1 in
+    vanilla) echo kernel-release ;;
+    *) echo "kernel-$1" ;;
+    esac
+}
 
 # Prints what identifies the kernel source.
 kernel_source_id() {
@@ -61,7 +72,8 @@ kernel_key() {
     {
         printf '%s\n' "$id"
         gcc --version | head -n 1
-        hash_files "$ROOT/scripts/kernel.sh" "${inputs[@]}" "${fragments[@]}"
+        printf 'revision %s\n' "$KERNEL_BUILD_REVISION"
+        hash_files "${inputs[@]}" "${fragments[@]}"
     } | key_of
 }
 
@@ -162,7 +174,9 @@ kernel_configure() {
 
 kernel_compile() {
     local variant=$1 result=$2 pristine=$3 fragments=()
-    local work=$CACHE/work/kernel-$variant tree=$CACHE/work/kernel-$variant/tree tmp=$result.tmp
+    local work tree tmp=$result.tmp
+    work=$CACHE/work/$(kernel_tree_of "$variant")
+    tree=$work/tree
     mkdir -p "$work"
     if [[ $variant = vanilla ]]; then
         rm -rf "$work/stage"
@@ -219,7 +233,7 @@ kernel_ensure() {
     esac
     result=$CACHE/kernels/$variant-$(kernel_key "$variant") || exit 1
     if [[ ! -f $result/bzImage ]]; then
-        with_lock "kernel-$variant" kernel_build_locked "$variant" || return
+        with_lock "$(kernel_tree_of "$variant")" kernel_build_locked "$variant" || return
         result=$CACHE/kernels/$variant-$(kernel_key "$variant")
     fi
     link_result "$result" "$BUILD/kernel/$variant"

@@ -20,6 +20,8 @@ export STEP_SOURCES
 export ROOT BUILD LOGS CACHE PATH JOBS
 export LC_ALL=C.UTF-8
 export CCACHE_DIR=$CACHE/ccache CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-10G}
+# What one checkout has compiled, another need not (together with -ffile-prefix-map in CMakeLists.txt).
+export CCACHE_BASEDIR=$ROOT
 
 mkdir -p "$LOGS" "$CACHE"
 

@@ -211,6 +211,8 @@ find "$LOGS" -maxdepth 1 -name 'vm-2*.log' -printf '%T@ %p\n' | sort -rn | tail 
 # The host may be busy: that a processor got no time for long is no fault of the guest's kernel.
 command_line='console=ttyS0 panic=-1 oops=panic loglevel=7 random.trust_cpu=1'
 command_line+=' nowatchdog rcupdate.rcu_cpu_stall_timeout=300'
+# On a machine with more to do than it can, no tick comes while the boot checks that ticks come.
+command_line+=' no_timer_check'
 # shellcheck disable=SC2054 # QEMU's commas
 arguments=("${QEMU_FIRMWARE[@]}" -machine q35 -m "$memory" -smp "$cpus" -nodefaults -no-user-config
     -display none -no-reboot -kernel "$image" -initrd "$run/base.cpio"

@@ -4,7 +4,7 @@
 # taken once, on the release kernel every combination.
 
 # --- the user interface ---------------------------------------------------------------------------
-add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 600 LABELS uapi)
+add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS uapi)
 add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 1200
                LABELS uapi)
 
@@ -22,23 +22,23 @@ string(JOIN : datapath_debug
        *QdiscTbfCutsBatchesOverOffload *QdiscTbfCutsBatches6OverVeth *VxlanOverVeth *GreOverOffload
        *LwtunnelSeg6OverOffload *XfrmTransport* *XfrmInterfaceOverOffload *BridgeOverOffload *VlanOverOffload)
 add_guest_test(NAME datapath.debug COMMAND datapath_test --gtest_filter=${datapath_debug} KERNEL debug
-               TIMEOUT 1200 LABELS datapath)
+               TIMEOUT 1200 LABELS datapath long)
 add_guest_test(NAME datapath.debug.all COMMAND datapath_test KERNEL debug CPUS 2 TIMEOUT 7200
                LABELS datapath long)
 foreach(kernel release debug)
   add_test(NAME datapath.virtio.${kernel}
            COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/datapath/virtio ${kernel} $<TARGET_FILE:virtio_test>)
-  set_tests_properties(datapath.virtio.${kernel} PROPERTIES LABELS "guest;${kernel};datapath" TIMEOUT 400)
+  set_tests_properties(datapath.virtio.${kernel} PROPERTIES LABELS "guest;${kernel};datapath;long" TIMEOUT 1500)
 endforeach()
 
 # --- all at once ----------------------------------------------------------------------------------
-add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 600 LABELS stress)
-add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 1200 LABELS stress)
+add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS stress long)
+add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 1200 LABELS stress long)
 
 # --- the kernel's own selftests -------------------------------------------------------------------
 foreach(case udpgso udpgso_bench cmsg_so_mark cmsg_time cmsg_ipv6 msg_zerocopy tls)
   add_test(NAME selftests.${case} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/selftests/compare ${case})
-  set_tests_properties(selftests.${case} PROPERTIES LABELS "guest;release;vanilla;selftests" TIMEOUT 700)
+  set_tests_properties(selftests.${case} PROPERTIES LABELS "guest;release;vanilla;selftests;long" TIMEOUT 700)
 endforeach()
 
 # --- the tests themselves -------------------------------------------------------------------------

@@ -31,16 +31,13 @@ Address address(const std::string &text, std::uint16_t port = 0) {
 
 std::ostream &operator<<(std::ostream &out, const Path &path) { return out << path.name; }
 
-// The device does the work where it can: counted there, not in software. It gets to know an SA by its
-// first packets, and takes no keys with a message.
+// The device does the work where it can: counted there, not in software. It gets to know an SA by
+// its first packets, and takes no keys with a message.
 TEST(Offload, DoesTheWorkWhereItCan) {
     for (const char *to : {"10.1.1.2", "fd01::2"}) {
         World world(Wire::kOffload);
         Flow flow(world.a, world.b, address(to));
-        ASSERT_TRUE(eventually([&] {
-            flow.send_form({});
-            return world.count_a("TxDevice") > 0;
-        })) << "the device never took a packet";
+        flow.settle(world);
         const std::uint64_t sent = flow.sent();
         const std::uint64_t device = world.count_a("TxDevice");
         const std::uint64_t software = world.count_a("TxSoftware");
@@ -75,14 +72,13 @@ TEST_P(Paths, EverythingArrivesProtected) {
     world.expect_clean();
 }
 
-
 const Path kPaths[] = {
     {"Plain4", "", "", "10.1.1.2", true, true},
     {"Plain6", "", "", "fd01::2", true, true},
-    {"NoOffload4",
-     "ethtool -K va tx off sg off gso off tx-udp-segmentation off >/dev/null", "", "10.1.1.2"},
-    {"NoOffload6",
-     "ethtool -K va tx off sg off gso off tx-udp-segmentation off >/dev/null", "", "fd01::2"},
+    {"NoOffload4", "ethtool -K va tx off sg off gso off tx-udp-segmentation off >/dev/null", "",
+     "10.1.1.2"},
+    {"NoOffload6", "ethtool -K va tx off sg off gso off tx-udp-segmentation off >/dev/null", "",
+     "fd01::2"},
     {"NoChecksum4", "ethtool -K va tx off >/dev/null", "", "10.1.1.2", true, true},
     {"NoChecksum6", "ethtool -K va tx off >/dev/null", "", "fd01::2", true, true},
     {"NoUdpSegmentation4", "ethtool -K va tx-udp-segmentation off >/dev/null", "", "10.1.1.2"},
@@ -102,13 +98,16 @@ const Path kPaths[] = {
      "ip link set vb.7 up",
      "fd07::2", true, true},
     {"Bridge",
-     "ip addr flush dev va; ip link add br0 type bridge forward_delay 0; ip link set va master br0; "
+     "ip addr flush dev va; ip link add br0 type bridge forward_delay 0; ip link set va master "
+     "br0; "
      "ip addr add 10.1.1.1/24 dev br0; ip link set br0 up",
      "", "10.1.1.2", true, true},
     {"BridgesOnBothSides",
-     "ip addr flush dev va; ip link add br0 type bridge forward_delay 0; ip link set va master br0; "
+     "ip addr flush dev va; ip link add br0 type bridge forward_delay 0; ip link set va master "
+     "br0; "
      "ip addr add 10.1.1.1/24 dev br0; ip link set br0 up",
-     "ip addr flush dev vb; ip link add br0 type bridge forward_delay 0; ip link set vb master br0; "
+     "ip addr flush dev vb; ip link add br0 type bridge forward_delay 0; ip link set vb master "
+     "br0; "
      "ip addr add 10.1.1.2/24 dev br0; ip link set br0 up",
      "10.1.1.2"},
     {"Macvlan",
@@ -124,7 +123,8 @@ const Path kPaths[] = {
      "ip rule add to 10.1.1.0/24 table 77 pref 10",
      "", "10.1.1.2"},
     {"Bond",
-     "ip addr flush dev va; ip link add bond0 type bond mode balance-rr; ip link set va down; ip link set va master bond0;"
+     "ip addr flush dev va; ip link add bond0 type bond mode balance-rr; ip link set va down; ip "
+     "link set va master bond0;"
      "ip addr add 10.1.1.1/24 dev bond0; ip link set bond0 up; ip link set va up",
      "", "10.1.1.2", true, true},
     {"Vxlan",
@@ -189,13 +189,11 @@ const Path kPaths[] = {
      "ip link add vx type vxlan id 9 local 10.1.1.2 dstport 4789 address 02:00:00:00:00:66; "
      "ip addr add 10.1.6.2/24 dev vx; ip link set vx up; ip route add 10.1.5.0/24 dev vx",
      "10.1.6.2"},
-    {"LwtunnelSeg6",
-     "ip route add fd06::/64 encap seg6 mode encap segs fd01::2 dev va",
+    {"LwtunnelSeg6", "ip route add fd06::/64 encap seg6 mode encap segs fd01::2 dev va",
      "sysctl -qw net.ipv6.conf.all.seg6_enabled=1 net.ipv6.conf.vb.seg6_enabled=1; "
      "ip addr add fd06::2/64 dev lo nodad",
      "fd06::2", true, true},
-    {"LwtunnelSeg6Inline",
-     "ip route add fd06::/64 encap seg6 mode inline segs fd01::2 dev va",
+    {"LwtunnelSeg6Inline", "ip route add fd06::/64 encap seg6 mode inline segs fd01::2 dev va",
      "sysctl -qw net.ipv6.conf.all.seg6_enabled=1 net.ipv6.conf.vb.seg6_enabled=1; "
      "ip addr add fd06::2/64 dev lo nodad",
      "fd06::2", true, true},
@@ -245,15 +243,17 @@ const Path kPaths[] = {
     {"QdiscFqCodel", "tc qdisc replace dev va root fq_codel", "", "fd01::2"},
     {"QdiscPrio", "tc qdisc replace dev va root handle 1: prio", "", "10.1.1.2"},
     // A bucket smaller than a batch: the qdisc cuts batches itself.
-    {"QdiscTbfCutsBatches", "tc qdisc replace dev va root tbf rate 200mbit burst 4000 latency 5s", "",
-     "10.1.1.2", true, true},
+    {"QdiscTbfCutsBatches", "tc qdisc replace dev va root tbf rate 200mbit burst 4000 latency 5s",
+     "", "10.1.1.2", true, true},
     {"QdiscTbfCutsBatches6", "tc qdisc replace dev va root tbf rate 200mbit burst 4000 latency 5s",
      "", "fd01::2", true, true},
     {"QdiscTbf", "tc qdisc replace dev va root tbf rate 200mbit burst 100000 latency 5s", "",
      "10.1.1.2"},
-    {"QdiscNetemDelay", "tc qdisc replace dev va root netem delay 20ms limit 10000", "", "10.1.1.2", true, true},
+    {"QdiscNetemDelay", "tc qdisc replace dev va root netem delay 20ms limit 10000", "", "10.1.1.2",
+     true, true},
     {"QdiscNetemReorder",
-     "tc qdisc replace dev va root netem delay 10ms reorder 30% gap 3 limit 10000", "", "10.1.1.2", true, true},
+     "tc qdisc replace dev va root netem delay 10ms reorder 30% gap 3 limit 10000", "", "10.1.1.2",
+     true, true},
     {"QdiscNetemDelay6", "tc qdisc replace dev va root netem delay 20ms 10ms limit 10000", "",
      "fd01::2"},
     {"QdiscNetemOverTunnel",

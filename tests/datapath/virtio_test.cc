@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Over a real NIC driver and out of the guest: the sender runs in the guest, the receiver on the host.
-// Both know what is sent from its seed.
+// Over a real NIC driver and out of the guest: the sender runs in the guest, the receiver on the
+// host. Both know what is sent from its seed.
 //   virtio_test send PORT              in the guest: to 10.0.2.2, QEMU's address of the host
 //   virtio_test receive PORT PID-FILE  on the host: on 127.0.0.1; the file tells that it listens
 #include <cstdio>
@@ -56,11 +56,9 @@ void send_all(std::uint16_t port) {
                 std::vector<Bytes> packets;
                 for (unsigned i = 0; i < count; ++i)
                     packets.push_back(make_packet(kShape, pn + i, kSize));
-                const Bytes data =
-                    tag_room ? join_with_tag_room(packets) : join_packets(packets);
+                const Bytes data = tag_room ? join_with_tag_room(packets) : join_packets(packets);
                 Control control;
-                control.quic(pn, sa, kShape.pn_offset(),
-                             tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0);
+                control.quic(pn, sa, kShape.pn_offset(), tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0);
                 if (count > 1)
                     control.gso_size(kSize + UDP_QUIC_TAG_LEN);
                 const ssize_t sent = send(fd.get(), data, control, &to);
@@ -97,8 +95,8 @@ void receive_all(std::uint16_t port, const char *ready) {
     std::map<std::uint64_t, unsigned> arrived;
     while (arrived.size() < kTotal) {
         const auto wire = receive(fd.get(), std::chrono::seconds(120));
-        require(wire.has_value(), std::to_string(arrived.size()) + " of " +
-                                      std::to_string(kTotal) + " packets arrived on the host");
+        require(wire.has_value(), std::to_string(arrived.size()) + " of " + std::to_string(kTotal) +
+                                      " packets arrived on the host");
         require(!contains_plaintext(*wire), "PLAINTEXT on the wire");
         bool opened_by_one = false;
         for (Cipher cipher : kAllCiphers) {

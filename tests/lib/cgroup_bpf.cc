@@ -69,7 +69,8 @@ AttachedProgram::AttachedProgram(const Cgroup &cgroup, bpf_prog_type type, bpf_a
     load.log_level = 1;
     program_ = UniqueFd(bpf_call(BPF_PROG_LOAD, load));
     if (program_.get() < 0)
-        throw std::runtime_error(std::string("BPF_PROG_LOAD: ") + std::strerror(errno) + "\n" + log);
+        throw std::runtime_error(std::string("BPF_PROG_LOAD: ") + std::strerror(errno) + "\n" +
+                                 log);
     bpf_attr attr{};
     attr.target_fd = static_cast<__u32>(cgroup_fd_);
     attr.attach_bpf_fd = static_cast<__u32>(program_.get());

@@ -58,9 +58,11 @@ CipherContext start(const PacketKeys &keys, std::uint64_t pn, bool encrypt, cons
                     std::size_t text_length) {
     CipherContext context(EVP_CIPHER_CTX_new());
     const int mode = encrypt ? 1 : 0;
-    require(EVP_CipherInit_ex(context.get(), aead(keys.cipher), nullptr, nullptr, nullptr, mode) == 1,
+    require(EVP_CipherInit_ex(context.get(), aead(keys.cipher), nullptr, nullptr, nullptr, mode) ==
+                1,
             "cipher");
-    require(EVP_CIPHER_CTX_ctrl(context.get(), EVP_CTRL_AEAD_SET_IVLEN, UDP_QUIC_IV_LEN, nullptr) == 1,
+    require(EVP_CIPHER_CTX_ctrl(context.get(), EVP_CTRL_AEAD_SET_IVLEN, UDP_QUIC_IV_LEN, nullptr) ==
+                1,
             "nonce length");
     if (!encrypt || keys.cipher == Cipher::kAes128Ccm)
         require(EVP_CIPHER_CTX_ctrl(context.get(), EVP_CTRL_AEAD_SET_TAG, UDP_QUIC_TAG_LEN,
@@ -178,7 +180,8 @@ Bytes header_protection_mask(const PacketKeys &keys, ByteView sample) {
     Bytes out(32);
     int length = 0;
     if (keys.cipher == Cipher::kChaCha20Poly1305) {
-        // OpenSSL's 16-byte IV is the block counter, little endian, then the nonce: the sample as it is.
+        // OpenSSL's 16-byte IV is the block counter, little endian, then the nonce: the sample as
+        // it is.
         const std::uint8_t zeros[5] = {};
         require(EVP_EncryptInit_ex(context.get(), EVP_chacha20(), nullptr, keys.hp.data(),
                                    sample.data()) == 1,
@@ -187,7 +190,8 @@ Bytes header_protection_mask(const PacketKeys &keys, ByteView sample) {
                 "ChaCha20");
     } else {
         const EVP_CIPHER *ecb = keys.hp.size() == 16 ? EVP_aes_128_ecb() : EVP_aes_256_ecb();
-        require(EVP_EncryptInit_ex(context.get(), ecb, nullptr, keys.hp.data(), nullptr) == 1, "AES");
+        require(EVP_EncryptInit_ex(context.get(), ecb, nullptr, keys.hp.data(), nullptr) == 1,
+                "AES");
         require(EVP_EncryptUpdate(context.get(), out.data(), &length, sample.data(),
                                   UDP_QUIC_SAMPLE_LEN) == 1,
                 "AES");
@@ -283,7 +287,8 @@ std::optional<Opened> unprotect(const PacketKeys &keys, ByteView wire, std::size
     Bytes plain(text.size() + 16);
     if ((!text.empty() || keys.cipher == Cipher::kAes128Ccm) &&
         EVP_DecryptUpdate(context.get(), plain.data(), &length,
-                          text.empty() ? &nothing : text.data(), static_cast<int>(text.size())) != 1)
+                          text.empty() ? &nothing : text.data(),
+                          static_cast<int>(text.size())) != 1)
         return std::nullopt;
     Bytes scratch(32);
     if (keys.cipher != Cipher::kAes128Ccm &&
@@ -303,7 +308,8 @@ std::size_t PacketShape::pn_offset() const {
     return offset;
 }
 
-Bytes make_packet(const PacketShape &shape, std::uint64_t pn, std::size_t size, std::uint32_t salt) {
+Bytes make_packet(const PacketShape &shape, std::uint64_t pn, std::size_t size,
+                  std::uint32_t salt) {
     Bytes packet;
     packet.reserve(size);
     const auto low_bits = static_cast<std::uint8_t>(shape.pn_length - 1);

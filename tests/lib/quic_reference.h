@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// QUIC packet protection (RFC 9001 section 5) with OpenSSL: the independent judge of what the kernel
-// and the devices put on the wire. It shares no code with either.
+// QUIC packet protection (RFC 9001 section 5) with OpenSSL: the independent judge of what the
+// kernel and the devices put on the wire. It shares no code with either.
 #pragma once
 
 #include <cstddef>
@@ -76,9 +76,10 @@ std::uint64_t peek_packet_number(const PacketKeys &keys, ByteView wire, std::siz
 // What a QUIC packet looks like to the kernel.
 struct PacketShape {
     bool long_header = false;
-    std::size_t cid_length = 8;   // 0 to 20, of each connection ID
-    unsigned pn_length = 2;       // 1 to 4
-    std::size_t token_length = 0; // long header: an Initial with such a token, else a Handshake packet
+    std::size_t cid_length = 8; // 0 to 20, of each connection ID
+    unsigned pn_length = 2;     // 1 to 4
+    std::size_t token_length =
+        0; // long header: an Initial with such a token, else a Handshake packet
 
     std::size_t pn_offset() const;
     // Least size without tag that leaves room for a header protection sample.
@@ -89,8 +90,8 @@ struct PacketShape {
 // plaintext looks for them.
 inline constexpr std::string_view kPlaintextMarker = "QUICPLTX";
 
-// A plaintext packet of @size bytes (no tag) numbered @pn. The payload is the marker, over and over,
-// the number in every 64 bytes, and @salt.
+// A plaintext packet of @size bytes (no tag) numbered @pn. The payload is the marker, over and
+// over, the number in every 64 bytes, and @salt.
 Bytes make_packet(const PacketShape &shape, std::uint64_t pn, std::size_t size,
                   std::uint32_t salt = 0);
 

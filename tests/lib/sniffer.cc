@@ -153,8 +153,9 @@ std::vector<std::string> Sniffer::complaints() {
         const std::string what = where_ + ", device " + std::to_string(frame.ifindex) + ", " +
                                  std::to_string(frame.data.size()) + " bytes: ";
         if (contains_plaintext(frame.data))
-            out.push_back(what + "PLAINTEXT " + to_hex(ByteView(frame.data).first(
-                                                    std::min<std::size_t>(frame.data.size(), 80))));
+            out.push_back(
+                what + "PLAINTEXT " +
+                to_hex(ByteView(frame.data).first(std::min<std::size_t>(frame.data.size(), 80))));
         const UdpView udp = find_udp(frame);
         if (!udp.found)
             continue;

@@ -87,8 +87,8 @@ std::string with_ip_batches(const std::string &script) {
     for (std::size_t at = 0; at < script.size();) {
         std::size_t end = script.find(';', at);
         // Separators within quotes and compound commands end what can be cut.
-        if (script.find_first_of("'\"{$(|&<>", at) < end ||
-            script.compare(at, 4, "for ") == 0 || script.compare(at, 3, "if ") == 0) {
+        if (script.find_first_of("'\"{$(|&<>", at) < end || script.compare(at, 4, "for ") == 0 ||
+            script.compare(at, 3, "if ") == 0) {
             flush();
             return out + script.substr(at);
         }

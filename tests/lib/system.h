@@ -57,8 +57,8 @@ struct CommandResult {
 };
 // Runs a shell script (/bin/sh -e) in the calling thread's namespaces; standard error joins output.
 CommandResult try_command(const std::string &script);
-// The same, and throws if it does not exit with 0. Commands of ip(8) in a row, separated by "; ", run as
-// one batch.
+// The same, and throws if it does not exit with 0. Commands of ip(8) in a row, separated by "; ",
+// run as one batch.
 std::string command(const std::string &script);
 
 // A network namespace with its loopback device up. The descriptor keeps it alive.

@@ -98,8 +98,8 @@ struct ZeroCopyCompletion {
     std::uint32_t last = 0;
     std::uint8_t code = 0; // SO_EE_CODE_*
 };
-std::optional<ZeroCopyCompletion> zerocopy_completion(int fd,
-                                                      std::chrono::milliseconds patience = kPatience);
+std::optional<ZeroCopyCompletion>
+zerocopy_completion(int fd, std::chrono::milliseconds patience = kPatience);
 
 // Packets of one send in the two forms of buffer.
 Bytes join_packets(const std::vector<Bytes> &packets);

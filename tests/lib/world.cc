@@ -102,8 +102,8 @@ void World::listen(bool judge_all) {
     a.run([&] { sniffer_a_ = std::make_unique<Sniffer>("host a"); });
     b.run([&] { sniffer_b_ = std::make_unique<Sniffer>("host b"); });
     if (wire_ != Wire::kVeth && !judge_all) {
-        // What goes to a device that encrypts is plaintext to a listener in front of it, as with any
-        // crypto offload. Everything else that a's devices show must not be.
+        // What goes to a device that encrypts is plaintext to a listener in front of it, as with
+        // any crypto offload. Everything else that a's devices show must not be.
         const InNamespace inside(a);
         sniffer_a_->ignore_outgoing_of(static_cast<int>(::if_nametoindex("va")));
     }
@@ -171,14 +171,20 @@ ssize_t Flow::send_form(const Form &form) {
     return result;
 }
 
+void Flow::settle(const World &world) {
+    EXPECT_TRUE(eventually([&] {
+        send_form({});
+        return world.count_a("TxDevice") > 0;
+    })) << "the device never took a packet";
+}
+
 void Flow::send_all_forms(unsigned rounds, bool gso) {
     for (unsigned round = 0; round < rounds; ++round)
-        for (const Form &form :
-             {Form{}, Form{.tag_room = true}, Form{.inline_keys = true},
-              Form{.tag_room = true, .zerocopy = true}, Form{.packets = 2}, Form{.packets = 11},
-              Form{.tag_room = true, .packets = 7},
-              Form{.tag_room = true, .zerocopy = true, .packets = 5},
-              Form{.inline_keys = true, .packets = 3}}) {
+        for (const Form &form : {Form{}, Form{.tag_room = true}, Form{.inline_keys = true},
+                                 Form{.tag_room = true, .zerocopy = true}, Form{.packets = 2},
+                                 Form{.packets = 11}, Form{.tag_room = true, .packets = 7},
+                                 Form{.tag_room = true, .zerocopy = true, .packets = 5},
+                                 Form{.inline_keys = true, .packets = 3}}) {
             if (form.packets > 1 && !gso)
                 continue;
             EXPECT_GT(send_form(form), 0)
@@ -215,8 +221,8 @@ bool Flow::take_one(std::chrono::milliseconds patience) {
     if (!wire)
         return false;
     EXPECT_TRUE(is_of_this_flow(*wire))
-        << "does not decrypt: " << to_hex(ByteView(*wire).first(std::min<std::size_t>(
-               wire->size(), 40)));
+        << "does not decrypt: "
+        << to_hex(ByteView(*wire).first(std::min<std::size_t>(wire->size(), 40)));
     return true;
 }
 

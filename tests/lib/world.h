@@ -41,8 +41,8 @@ class World {
     Sniffer &sniffer_a() { return *sniffer_a_; }
     Sniffer &sniffer_b() { return *sniffer_b_; }
 
-    // Listen anew, after devices have been made or plaintext was sent on purpose. What goes out at a
-    // device that encrypts is not judged, unless @judge_all.
+    // Listen anew, after devices have been made or plaintext was sent on purpose. What goes out at
+    // a device that encrypts is not judged, unless @judge_all.
     void listen(bool judge_all = false);
     // Adds test failures for plaintext or wrong checksums heard anywhere, and if nothing at all was
     // heard in b (unless @silent).
@@ -79,16 +79,20 @@ class Flow {
         bool inline_keys = false;
         unsigned packets = 1; // more than 1: GSO
     };
+    // Sends single packets until the offloading device has taken one: it gets to know an SA by its
+    // first packets.
+    void settle(const World &world);
     // Sends the next packets; bytes or -errno. A send that succeeds is recorded.
     ssize_t send_form(const Form &form);
     // All forms, @rounds times; adds a failure for each send that does not succeed.
     void send_all_forms(unsigned rounds = 2, bool gso = true);
-    // Waits until every recorded packet has arrived, and adds failures for packets that are missing,
-    // twice there (unless allowed), or not what was sent.
-    // As many may be missing as host a of @world counts in DropNoKeys, if given: the first packets that
-    // software has to protect late, of which the documentation says that they are dropped.
+    // Waits until every recorded packet has arrived, and adds failures for packets that are
+    // missing, twice there (unless allowed), or not what was sent. As many may be missing as host a
+    // of @world counts in DropNoKeys, if given: the first packets that software has to protect
+    // late, of which the documentation says that they are dropped.
     void expect_all_arrive(bool duplicates_allowed = false, const World *world = nullptr);
-    // Takes one datagram; returns whether there was one. Adds a failure if it is none of the flow's.
+    // Takes one datagram; returns whether there was one. Adds a failure if it is none of the
+    // flow's.
     bool take_one(std::chrono::milliseconds patience = kPatience);
     // Judges a wire image from elsewhere (another receiver, a sniffer).
     bool is_of_this_flow(ByteView wire);

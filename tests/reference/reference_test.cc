@@ -95,9 +95,9 @@ TEST_P(RoundTrip, EveryShape) {
                     ASSERT_TRUE(opened.has_value());
                     EXPECT_EQ(opened->pn, pn);
                     EXPECT_EQ(opened->packet, packet);
-                    EXPECT_FALSE(unprotect(keys_of_seed(GetParam(), cid + 1), wire,
-                                           shape.pn_offset(), pn)
-                                     .has_value());
+                    EXPECT_FALSE(
+                        unprotect(keys_of_seed(GetParam(), cid + 1), wire, shape.pn_offset(), pn)
+                            .has_value());
                 }
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Everything at once, for the debug kernel to watch: threads that send while SAs come and go, sockets
-// close, devices appear and vanish, and namespaces end. Seeds and counts are fixed; what is judged is
-// that whatever arrives is right, that nobody hears plaintext, that every error is one of the
-// documented ones, and that the counts come out even. The order of events is the scheduler's.
+// Everything at once, for the debug kernel to watch: threads that send while SAs come and go,
+// sockets close, devices appear and vanish, and namespaces end. Seeds and counts are fixed; what is
+// judged is that whatever arrives is right, that nobody hears plaintext, that every error is one of
+// the documented ones, and that the counts come out even. The order of events is the scheduler's.
 #include <atomic>
 #include <mutex>
 #include <random>
@@ -250,14 +250,14 @@ TEST_P(Stress, DevicesChangeAndVanish) {
                 UniqueFd fd = udp_socket(AF_INET);
                 const std::uint32_t sa = add_sa_index(fd.get(), 0, generation_keys(t));
                 for (std::uint64_t pn = 0; !stop; pn += 4)
-                    errors.expect_among(send(fd.get(), batch(pn, 4, false),
-                                             Control()
-                                                 .quic(pn, sa, kShape.pn_offset())
-                                                 .gso_size(kSize + UDP_QUIC_TAG_LEN),
-                                             &to),
-                                        {ENETUNREACH, EHOSTUNREACH, ENETDOWN, EINVAL, ENOBUFS,
-                                         EAGAIN, ENODEV},
-                                        "sendmsg");
+                    errors.expect_among(
+                        send(fd.get(), batch(pn, 4, false),
+                             Control()
+                                 .quic(pn, sa, kShape.pn_offset())
+                                 .gso_size(kSize + UDP_QUIC_TAG_LEN),
+                             &to),
+                        {ENETUNREACH, EHOSTUNREACH, ENETDOWN, EINVAL, ENOBUFS, EAGAIN, ENODEV},
+                        "sendmsg");
             });
         EXPECT_TRUE(eventually([] { return Statistics::read()["TxPackets"] > 40; }));
         command("ethtool -K va tx off gso off >/dev/null; ethtool -K va tx on gso on >/dev/null");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Sends that must be refused: the right errno, nothing on the wire, no counter moved, and the socket
-// works afterwards.
+// Sends that must be refused: the right errno, nothing on the wire, no counter moved, and the
+// socket works afterwards.
 #include <cstring>
 #include <functional>
 
@@ -174,10 +174,8 @@ TEST_P(BadInput, UnknownFlags) {
 }
 
 TEST_P(BadInput, TwoMessages) {
-    expect_refused(-EINVAL, packet(kPn),
-                   good().quic(kPn, sa_, kShape.pn_offset()));
-    expect_refused(-EINVAL, packet(kPn),
-                   good().quic_inline(kPn, keys_, kShape.pn_offset()));
+    expect_refused(-EINVAL, packet(kPn), good().quic(kPn, sa_, kShape.pn_offset()));
+    expect_refused(-EINVAL, packet(kPn), good().quic_inline(kPn, keys_, kShape.pn_offset()));
     expect_refused(-EINVAL, packet(kPn),
                    good().gso_size(kWireSize).quic(kPn, sa_, kShape.pn_offset()));
 }
@@ -217,18 +215,15 @@ TEST_P(BadInput, PacketNumberTooLarge) {
         expect_refused(-EINVAL, packet(pn), raw(with_keys));
     }
     // The last one there is works, alone or last in a batch; one more does not.
-    ASSERT_EQ(send(fd(), packet(kPnMax), good(kPnMax), to()),
-              static_cast<ssize_t>(kPacketSize));
-    ASSERT_EQ(send(fd(), batch(kPnMax - 1, 2),
-                   good(kPnMax - 1).gso_size(kWireSize), to()),
+    ASSERT_EQ(send(fd(), packet(kPnMax), good(kPnMax), to()), static_cast<ssize_t>(kPacketSize));
+    ASSERT_EQ(send(fd(), batch(kPnMax - 1, 2), good(kPnMax - 1).gso_size(kWireSize), to()),
               static_cast<ssize_t>(2 * kPacketSize));
     for (std::uint64_t pn : {kPnMax, kPnMax - 1, kPnMax}) {
         const auto wire = receive(loopback_.receiver.get());
         ASSERT_TRUE(wire && unprotect(keys_, *wire, kShape.pn_offset(), pn)) << pn;
     }
     expect_refused(-EINVAL, batch(kPnMax, 2), good(kPnMax).gso_size(kWireSize));
-    expect_refused(-EINVAL, batch(kPnMax - 3, 5),
-                   good(kPnMax - 3).gso_size(kWireSize));
+    expect_refused(-EINVAL, batch(kPnMax - 3, 5), good(kPnMax - 3).gso_size(kWireSize));
 }
 
 TEST_P(BadInput, PnOffsetOutOfRange) {
@@ -291,10 +286,9 @@ TEST_P(BadInput, TruncatedNumberOfAnotherInABatch) {
             std::vector<Bytes> packets;
             for (std::size_t i = 0; i < 5; ++i)
                 packets.push_back(packet(i == wrong ? kPn + i + 1 : kPn + i));
-            expect_refused(-EBADMSG,
-                           tag_room ? join_with_tag_room(packets) : join_packets(packets),
-                           good(kPn, tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0)
-                               .gso_size(kWireSize));
+            expect_refused(
+                -EBADMSG, tag_room ? join_with_tag_room(packets) : join_packets(packets),
+                good(kPn, tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0).gso_size(kWireSize));
         }
 }
 
@@ -338,8 +332,7 @@ TEST_P(BadInput, TooShortForASample) {
 TEST_P(BadInput, TagRoomShorterThanATag) {
     const Bytes data = packet(kPn);
     for (std::size_t size = 1; size <= UDP_QUIC_TAG_LEN; ++size)
-        expect_refused(-ENODATA, ByteView(data).first(size),
-                       good(kPn, UDP_QUIC_CRYPTO_F_TAG_ROOM));
+        expect_refused(-ENODATA, ByteView(data).first(size), good(kPn, UDP_QUIC_CRYPTO_F_TAG_ROOM));
 }
 
 TEST_P(BadInput, EmptySend) {
@@ -364,16 +357,15 @@ TEST_P(BadInput, LastPacketOfABatchTooShort) {
         Bytes data = join_with_tag_room({packet(kPn), packet(kPn + 1)});
         const Bytes tail = join_with_tag_room({packet(kPn + 2, least)});
         data.insert(data.end(), tail.begin(), tail.begin() + static_cast<long>(last));
-        expect_refused(-ENODATA, data,
-                       good(kPn, UDP_QUIC_CRYPTO_F_TAG_ROOM).gso_size(kWireSize));
+        expect_refused(-ENODATA, data, good(kPn, UDP_QUIC_CRYPTO_F_TAG_ROOM).gso_size(kWireSize));
     }
 }
 
 TEST_P(BadInput, LongestDatagram) {
     const std::size_t limit = GetParam() == Family::kIpv6 ? 65527 : 65507;
     // The loopback device's MTU is 65536: IPv6 reaches the device's limit first.
-    const std::size_t carried = std::min<std::size_t>(
-        limit, 65536 - 8 - (GetParam() == Family::kIpv6 ? 40 : 20));
+    const std::size_t carried =
+        std::min<std::size_t>(limit, 65536 - 8 - (GetParam() == Family::kIpv6 ? 40 : 20));
     const std::size_t most = carried - UDP_QUIC_TAG_LEN;
     Bytes data = packet(kPn, most);
     ASSERT_EQ(send(fd(), data, good(), to()), static_cast<ssize_t>(most));
@@ -382,8 +374,8 @@ TEST_P(BadInput, LongestDatagram) {
     auto opened = unprotect(keys_, *wire, kShape.pn_offset(), kPn);
     ASSERT_TRUE(opened.has_value());
     EXPECT_EQ(opened->packet, data);
-    for (std::size_t size : {most + 1, most + 15, most + 16, most + 17, most + 40, std::size_t{65535},
-                             std::size_t{65536}, std::size_t{100000}})
+    for (std::size_t size : {most + 1, most + 15, most + 16, most + 17, most + 40,
+                             std::size_t{65535}, std::size_t{65536}, std::size_t{100000}})
         expect_refused(-EMSGSIZE, packet(kPn, size), good());
     for (std::size_t size : {most + 1, std::size_t{65520}, std::size_t{65536}})
         expect_refused(-EMSGSIZE, join_with_tag_room({packet(kPn, size)}),
@@ -427,7 +419,8 @@ TEST_P(BadInput, MoreThanMaxSegments) {
 TEST_P(BadInput, SegmentSizeWithoutRoom) {
     for (const std::uint16_t gso_size : {std::uint16_t{1}, std::uint16_t{15}, std::uint16_t{16}})
         for (int flags : {0, 1})
-            expect_refused(-EINVAL, packet(kPn), good(kPn, static_cast<std::uint16_t>(flags)).gso_size(gso_size));
+            expect_refused(-EINVAL, packet(kPn),
+                           good(kPn, static_cast<std::uint16_t>(flags)).gso_size(gso_size));
 }
 
 TEST_P(BadInput, SegmentMessageMalformed) {
@@ -461,9 +454,9 @@ TEST_P(BadInput, OverTheMtu) {
                 EXPECT_EQ(send(fd, packet(pn, size), control(pn, 0), &loopback.to_address),
                           -EMSGSIZE)
                     << over;
-                EXPECT_EQ(send(fd, packet(pn, size), control(pn, carried + over),
-                               &loopback.to_address),
-                          -EMSGSIZE)
+                EXPECT_EQ(
+                    send(fd, packet(pn, size), control(pn, carried + over), &loopback.to_address),
+                    -EMSGSIZE)
                     << over << " with GSO";
                 if (over < 1000) {
                     EXPECT_EQ(send(fd, batch(pn, 3, size), control(pn, carried + over),
@@ -511,9 +504,9 @@ TEST_P(BadInput, Corking) {
         ASSERT_EQ(send(fd(), first, Control(), to(), way == 0 ? 0 : MSG_MORE), 100);
         EXPECT_EQ(send(fd(), packet(kPn), good(), to()), -EBUSY) << way;
         EXPECT_EQ(send(fd(), packet(kPn), good(), to(), MSG_MORE), -EBUSY) << way;
-        EXPECT_EQ(send(fd(), packet(kPn), Control().quic_inline(kPn, keys_, kShape.pn_offset()),
-                       to()),
-                  -EBUSY)
+        EXPECT_EQ(
+            send(fd(), packet(kPn), Control().quic_inline(kPn, keys_, kShape.pn_offset()), to()),
+            -EBUSY)
             << way;
         if (way == 0) {
             set_option(fd(), SOL_UDP, UDP_CORK, 0);
@@ -563,10 +556,9 @@ TEST_P(BadInput, AddressesAsForAnyUdpSend) {
     wrong.emplace_back("the other family", GetParam() == Family::kIpv4
                                                ? Address::v6("::1", to()->port())
                                                : Address::v6("2001:db8::1", to()->port()));
-    wrong.emplace_back("no route", GetParam() == Family::kIpv6
-                                       ? Address::v6("2001:db8::1", 9)
-                                       : GetParam() == Family::kIpv4 ? Address::v4("192.0.2.1", 9)
-                                                                     : Address::mapped("192.0.2.1", 9));
+    wrong.emplace_back("no route", GetParam() == Family::kIpv6   ? Address::v6("2001:db8::1", 9)
+                                   : GetParam() == Family::kIpv4 ? Address::v4("192.0.2.1", 9)
+                                                                 : Address::mapped("192.0.2.1", 9));
     wrong.emplace_back("broadcast without leave",
                        GetParam() == Family::kMapped ? Address::mapped("127.255.255.255", 9)
                        : GetParam() == Family::kIpv4 ? Address::v4("127.255.255.255", 9)
@@ -629,10 +621,10 @@ TEST_P(BadInput, RefusedZerocopyHasNoCompletion) {
     expect_refused(-EBADMSG, packet(kPn + 1), good(), MSG_ZEROCOPY);
     expect_refused(-EBADMSG, join_with_tag_room({packet(kPn + 1)}),
                    good(kPn, UDP_QUIC_CRYPTO_F_TAG_ROOM), MSG_ZEROCOPY);
-    expect_refused(-ENOENT, join_with_tag_room({packet(kPn)}),
-                   Control().quic(kPn, sa_ + 1000000, kShape.pn_offset(),
-                                  UDP_QUIC_CRYPTO_F_TAG_ROOM),
-                   MSG_ZEROCOPY);
+    expect_refused(
+        -ENOENT, join_with_tag_room({packet(kPn)}),
+        Control().quic(kPn, sa_ + 1000000, kShape.pn_offset(), UDP_QUIC_CRYPTO_F_TAG_ROOM),
+        MSG_ZEROCOPY);
     const Bytes data = join_with_tag_room({packet(kPn)});
     ASSERT_EQ(send(fd(), data, good(kPn, UDP_QUIC_CRYPTO_F_TAG_ROOM), to(), MSG_ZEROCOPY),
               static_cast<ssize_t>(data.size()));
@@ -839,8 +831,8 @@ TEST_P(BadInput, PacketLimit) {
 
 TEST_P(BadInput, LargestPacketLimit) {
     const std::uint32_t much = add_sa_index(fd(), 51, keys_, 0, ~std::uint64_t{0});
-    ASSERT_EQ(send(fd(), batch(kPn, 3), Control().quic(kPn, much, kShape.pn_offset())
-                                            .gso_size(kWireSize), to()),
+    ASSERT_EQ(send(fd(), batch(kPn, 3),
+                   Control().quic(kPn, much, kShape.pn_offset()).gso_size(kWireSize), to()),
               static_cast<ssize_t>(3 * kPacketSize));
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// What a sender may rely on beyond a single send: key updates, threads, descriptors that travel, SAs
-// that end, DF, path MTU, and sockets that also send in the clear.
+// What a sender may rely on beyond a single send: key updates, threads, descriptors that travel,
+// SAs that end, DF, path MTU, and sockets that also send in the clear.
 #include <atomic>
 #include <cstring>
 #include <map>
@@ -155,9 +155,9 @@ TEST_P(Threads, EverythingArrivesOnce) {
             const int fd = own_socket ? sockets[i].sender.get() : loopback.sender.get();
             for (std::uint64_t s = 0; s < kSends; ++s) {
                 const std::uint64_t pn = (std::uint64_t{i} << 20) + s * kBatch;
-                const ssize_t sent = send(
-                    fd, batch(pn, kBatch),
-                    Control().quic(pn, sas[i], kShape.pn_offset()).gso_size(kWireSize));
+                const ssize_t sent =
+                    send(fd, batch(pn, kBatch),
+                         Control().quic(pn, sas[i], kShape.pn_offset()).gso_size(kWireSize));
                 if (sent != static_cast<ssize_t>(kBatch * kSize))
                     ++failed;
             }
@@ -242,10 +242,9 @@ TEST(Life, AChildSendsAndTheSaOutlivesIt) {
     ASSERT_GE(child, 0);
     if (child == 0) {
         // As another user, too: the socket is the owner.
-        const bool ok = ::setuid(1000) == 0 &&
-                        send(loopback.sender.get(), packet(1),
-                             Control().quic(1, sa, kShape.pn_offset())) ==
-                            static_cast<ssize_t>(kSize);
+        const bool ok = ::setuid(1000) == 0 && send(loopback.sender.get(), packet(1),
+                                                    Control().quic(1, sa, kShape.pn_offset())) ==
+                                                   static_cast<ssize_t>(kSize);
         ::_exit(ok ? 0 : 1);
     }
     int status = 0;
@@ -363,9 +362,9 @@ TEST(Life, ANamespaceGoesWithItsSas) {
             Loopback loopback(Family::kIpv4, true);
             const PacketKeys keys = keys_of_seed(Cipher::kAes128Gcm, 1);
             const std::uint32_t sa = add_sa_index(loopback.sender.get(), 0, keys);
-            EXPECT_EQ(send(loopback.sender.get(), packet(1),
-                           Control().quic(1, sa, kShape.pn_offset())),
-                      static_cast<ssize_t>(kSize));
+            EXPECT_EQ(
+                send(loopback.sender.get(), packet(1), Control().quic(1, sa, kShape.pn_offset())),
+                static_cast<ssize_t>(kSize));
         });
     }
 }
@@ -447,9 +446,10 @@ TEST(PathMtu, ProbeGoesByTheDevice) {
 TEST(PathMtu, Ipv6IsNeverFragmented) {
     const NetNamespace fresh;
     fresh.run([] {
-        command("ip link add d0 type dummy && ip addr add fd09::1/64 dev d0 nodad && ip link set d0 "
-                "up && ip -6 route add fd09:1::/64 dev d0 mtu 1300 && "
-                "ip neigh add fd09:1::1 lladdr 02:00:00:00:00:09 dev d0");
+        command(
+            "ip link add d0 type dummy && ip addr add fd09::1/64 dev d0 nodad && ip link set d0 "
+            "up && ip -6 route add fd09:1::/64 dev d0 mtu 1300 && "
+            "ip neigh add fd09:1::1 lladdr 02:00:00:00:00:09 dev d0");
         UniqueFd fd = udp_socket(AF_INET6);
         const PacketKeys keys = keys_of_seed(Cipher::kAes128Gcm, 1);
         const std::uint32_t sa = add_sa_index(fd.get(), 0, keys);

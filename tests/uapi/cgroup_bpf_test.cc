@@ -179,8 +179,10 @@ TEST_P(CgroupBpfSend, AllowedDeniedRewritten) {
             redirect = {bpf::set(2, static_cast<int>(htonl(INADDR_LOOPBACK))),
                         bpf::store32(1, kUserIp4, 2)};
         } else {
-            redirect = {bpf::set(2, 0), bpf::store32(1, kUserIp6, 2),
-                        bpf::store32(1, kUserIp6 + 4, 2), bpf::store32(1, kUserIp6 + 8, 2),
+            redirect = {bpf::set(2, 0),
+                        bpf::store32(1, kUserIp6, 2),
+                        bpf::store32(1, kUserIp6 + 4, 2),
+                        bpf::store32(1, kUserIp6 + 8, 2),
                         bpf::set(2, static_cast<int>(htonl(1))),
                         bpf::store32(1, kUserIp6 + 12, 2)};
         }

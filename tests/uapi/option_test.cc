@@ -51,7 +51,8 @@ INSTANTIATE_TEST_SUITE_P(Families, Option, testing::Values(AF_INET, AF_INET6),
 TEST_P(Option, AddEveryCipherAndShow) {
     for (Cipher cipher : kAllCiphers) {
         const auto cookie = static_cast<std::uint64_t>(cipher);
-        ASSERT_EQ(add_sa(fd(), cookie, keys_of_seed(cipher, 3), 0, 1000 + cookie), 0) << name(cipher);
+        ASSERT_EQ(add_sa(fd(), cookie, keys_of_seed(cipher, 3), 0, 1000 + cookie), 0)
+            << name(cipher);
         struct udp_crypto_sa_info info {};
         ASSERT_EQ(get_sa(fd(), cookie, &info), 0);
         EXPECT_EQ(info.req.type, UDP_CRYPTO_QUIC);
@@ -388,8 +389,7 @@ TEST_P(Option, Capabilities) {
                                 1U << UDP_QUIC_CIPHER_AES_128_CCM);
     EXPECT_EQ(caps.cmsg_flags, UDP_QUIC_CRYPTO_F_TAG_ROOM);
     EXPECT_EQ(caps.sa_flags, UDP_CRYPTO_SA_F_SAME_UID);
-    EXPECT_EQ(caps.max_sa,
-              std::stoul(read_file("/proc/sys/net/ipv4/udp_crypto_max_sa")));
+    EXPECT_EQ(caps.max_sa, std::stoul(read_file("/proc/sys/net/ipv4/udp_crypto_max_sa")));
     EXPECT_EQ(caps.max_segments, 128U); // UDP_MAX_SEGMENTS of Linux 6.12
     EXPECT_EQ(caps.tag_len, UDP_QUIC_TAG_LEN);
     EXPECT_EQ(caps.reserved, 0U);

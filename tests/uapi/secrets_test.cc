@@ -55,9 +55,10 @@ void clear_vector_registers() {
     if (__builtin_cpu_supports("avx"))
         clear_vector_registers_avx();
     else
-        asm volatile("pxor %%xmm0,%%xmm0; pxor %%xmm1,%%xmm1; pxor %%xmm2,%%xmm2; pxor %%xmm3,%%xmm3;"
-                     "pxor %%xmm4,%%xmm4; pxor %%xmm5,%%xmm5; pxor %%xmm6,%%xmm6; pxor %%xmm7,%%xmm7" ::
-                         : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "memory");
+        asm volatile(
+            "pxor %%xmm0,%%xmm0; pxor %%xmm1,%%xmm1; pxor %%xmm2,%%xmm2; pxor %%xmm3,%%xmm3;"
+            "pxor %%xmm4,%%xmm4; pxor %%xmm5,%%xmm5; pxor %%xmm6,%%xmm6; pxor %%xmm7,%%xmm7" ::
+                : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "memory");
 }
 
 bool found_in(const Secret &secret, ByteView bytes) {
@@ -97,8 +98,7 @@ std::vector<unsigned> scan_memory(const std::vector<const Secret *> &secrets) {
             segment.p_vaddr >= 0xffffffff80000000ULL)
             continue;
         for (std::uint64_t at = 0; at < segment.p_filesz;) {
-            const std::size_t want =
-                std::min<std::uint64_t>(kChunk, segment.p_filesz - at);
+            const std::size_t want = std::min<std::uint64_t>(kChunk, segment.p_filesz - at);
             const ssize_t got = ::pread(kcore.get(), buffer.data(), want,
                                         static_cast<off_t>(segment.p_offset + at));
             if (got <= 0) {
@@ -145,8 +145,8 @@ std::uint32_t add_secret_sa(int fd, Cipher cipher, std::uint64_t cookie, const S
 class Secrets : public testing::Test {
   protected:
     Secrets()
-        : page_(static_cast<std::uint8_t *>(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE,
-                                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
+        : page_(static_cast<std::uint8_t *>(
+              ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
         ::mlock(page_, 4096);
     }
     ~Secrets() override { ::munmap(page_, 4096); }
@@ -170,16 +170,16 @@ TEST_F(Secrets, AreFoundWhileInUseAndGoneAfterFree) {
     const PacketShape shape{};
     for (std::uint64_t pn = 0; pn < 8; ++pn) {
         const Bytes plain = make_packet(shape, pn, 1000);
-        ASSERT_EQ(send(loopback.sender.get(), plain,
-                       Control().quic(pn, sas[pn % 4], shape.pn_offset())),
-                  1000);
+        ASSERT_EQ(
+            send(loopback.sender.get(), plain, Control().quic(pn, sas[pn % 4], shape.pn_offset())),
+            1000);
         ASSERT_TRUE(receive(loopback.receiver.get()).has_value());
     }
     // The scan finds what is there: otherwise its silence below would mean nothing.
     const std::vector<unsigned> during = scan_memory(pointers);
     for (std::size_t i = 0; i < 4; ++i)
-        EXPECT_GT(during[2 * i], 0U) << "packet key of " << name(kAllCiphers[i])
-                                     << ": the scan is blind";
+        EXPECT_GT(during[2 * i], 0U)
+            << "packet key of " << name(kAllCiphers[i]) << ": the scan is blind";
 
     ASSERT_EQ(del_sa(loopback.sender.get(), 0), 0);
     ASSERT_EQ(del_sa(loopback.sender.get(), 1), 0);
@@ -271,9 +271,10 @@ TEST(SecretsInOutput, NoFileOrMessageShowsThem) {
     const PacketKeys keys = keys_of_seed(Cipher::kAes256Gcm, 0xfeedULL);
     // Trace all that there is to trace of the network while it is used.
     const bool tracing =
-        try_command("mountpoint -q /sys/kernel/tracing || mount -t tracefs t /sys/kernel/tracing; "
-                    "cd /sys/kernel/tracing; echo > trace; for e in net sock skb qdisc udp syscalls;"
-                    " do [ -e events/$e ] && echo 1 > events/$e/enable; done; echo 1 > tracing_on")
+        try_command(
+            "mountpoint -q /sys/kernel/tracing || mount -t tracefs t /sys/kernel/tracing; "
+            "cd /sys/kernel/tracing; echo > trace; for e in net sock skb qdisc udp syscalls;"
+            " do [ -e events/$e ] && echo 1 > events/$e/enable; done; echo 1 > tracing_on")
             .status == 0;
     EXPECT_TRUE(tracing);
     const std::uint32_t sa = add_sa_index(fd, 1, keys);
@@ -322,8 +323,8 @@ bool core_shows_key(bool keep, const std::string &directory) {
         std::random_device seed;
         static Secret secret((std::uint64_t{seed()} << 32) | seed());
         std::memcpy(shared, &secret, sizeof(secret));
-        auto *page = static_cast<std::uint8_t *>(::mmap(
-            nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        auto *page = static_cast<std::uint8_t *>(
+            ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         add_secret_sa(fd.get(), Cipher::kAes256Gcm, 1, secret, secret, page);
         if (keep)
             secret.reveal(page);
@@ -340,8 +341,8 @@ bool core_shows_key(bool keep, const std::string &directory) {
     Secret secret(0);
     std::memcpy(static_cast<void *>(&secret), shared, sizeof(secret));
     ::munmap(shared, 4096);
-    return found_in(secret, ByteView(reinterpret_cast<const std::uint8_t *>(core.data()),
-                                     core.size()));
+    return found_in(secret,
+                    ByteView(reinterpret_cast<const std::uint8_t *>(core.data()), core.size()));
 }
 
 TEST(SecretsInOutput, CoreDump) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Every way to send, in combination: what arrives is decrypted by OpenSSL and compared with what was
-// sent. Every pair of values of any two dimensions occurs in some case.
+// Every way to send, in combination: what arrives is decrypted by OpenSSL and compared with what
+// was sent. Every pair of values of any two dimensions occurs in some case.
 #include <algorithm>
 #include <cstring>
 #include <random>
@@ -122,8 +122,8 @@ std::vector<SendCase> all_pairs() {
 class PageBuffer {
   public:
     explicit PageBuffer(ByteView content) : size_(content.size()) {
-        data_ = static_cast<std::uint8_t *>(::mmap(nullptr, size_ + 1, PROT_READ | PROT_WRITE,
-                                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        data_ = static_cast<std::uint8_t *>(
+            ::mmap(nullptr, size_ + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         if (data_ == MAP_FAILED)
             throw_errno("mmap");
         std::copy(content.begin(), content.end(), data_);
@@ -141,8 +141,9 @@ class PageBuffer {
 
 std::vector<iovec> cut(std::uint8_t *data, std::size_t size, unsigned form, std::size_t packet) {
     // One piece; odd pieces that straddle packets and tags; a piece of a packet's size each.
-    const std::size_t step = form == 0 ? size : form == 1 ? std::max<std::size_t>(size / 9, 1) | 1
-                                                          : packet;
+    const std::size_t step = form == 0   ? size
+                             : form == 1 ? std::max<std::size_t>(size / 9, 1) | 1
+                                         : packet;
     std::vector<iovec> out;
     for (std::size_t at = 0; at < size; at += step)
         out.push_back({data + at, std::min(step, size - at)});
@@ -159,8 +160,7 @@ TEST_P(SendMatrix, ArrivesProtected) {
     const std::size_t wire_size = size + UDP_QUIC_TAG_LEN;
     // The truncated number wraps within the batch.
     const std::uint64_t pn = (std::uint64_t{5} << 34) + (std::uint64_t{1} << (8 * c.pn_length)) - 1;
-    const auto flags =
-        static_cast<std::uint16_t>(c.tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0);
+    const auto flags = static_cast<std::uint16_t>(c.tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0);
 
     std::vector<Bytes> packets;
     for (unsigned i = 0; i < c.packets; ++i) {

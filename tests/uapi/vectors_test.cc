@@ -9,7 +9,6 @@
 namespace quic_test {
 namespace {
 
-
 class KernelVectors
     : public testing::TestWithParam<std::tuple<rfc9001::Vector, Family, bool, bool>> {};
 
@@ -30,15 +29,16 @@ TEST_P(KernelVectors, GiveTheBytesOfTheRfc) {
     EXPECT_EQ(to_hex(*wire), to_hex(vector.wire));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    AppendixA, KernelVectors,
-    testing::Combine(testing::ValuesIn(rfc9001::vectors()), testing::ValuesIn(kAllFamilies),
-                     testing::Bool(), testing::Bool()),
-    [](const auto &info) {
-        return std::string(std::get<0>(info.param).name) + name(std::get<1>(info.param)) +
-               (std::get<2>(info.param) ? "Inline" : "Sa") +
-               (std::get<3>(info.param) ? "TagRoom" : "Hole");
-    });
+INSTANTIATE_TEST_SUITE_P(AppendixA, KernelVectors,
+                         testing::Combine(testing::ValuesIn(rfc9001::vectors()),
+                                          testing::ValuesIn(kAllFamilies), testing::Bool(),
+                                          testing::Bool()),
+                         [](const auto &info) {
+                             return std::string(std::get<0>(info.param).name) +
+                                    name(std::get<1>(info.param)) +
+                                    (std::get<2>(info.param) ? "Inline" : "Sa") +
+                                    (std::get<3>(info.param) ? "TagRoom" : "Hole");
+                         });
 
 } // namespace
 } // namespace quic_test
