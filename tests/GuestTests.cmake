@@ -9,7 +9,7 @@ add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNE
                LABELS uapi)
 # Searches all of the guest's memory: little is quickly searched.
 add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERNEL release MEMORY 320
-               TIMEOUT 300 LABELS uapi)
+               TIMEOUT 900 LABELS uapi long)
 
 # All but the user interface runs with --all only, until every part of it has been seen to pass within
 # the time that a default run may take.
