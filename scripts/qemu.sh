@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# QEMU from Debian's source package, with what sim/qemu/ adds. Source after lib.sh and tree.sh;
-# qemu_ensure builds what is missing and links it as build/qemu.
+# QEMU from Debian's source package, with what sim/qemu/ adds. Source after lib.sh, tree.sh, kernel.sh,
+# userspace.sh and sim.sh; qemu_ensure builds what is missing and links it as build/qemu. The device
+# model is a shared library beside it, so that a change of the model does not build QEMU anew; who
+# starts QEMU sets LD_LIBRARY_PATH=$SIM_LIBRARY.
 
 STEP_SOURCES+=' qemu.sh'
 
@@ -76,7 +78,7 @@ qemu_unpack() {
 
 # Prints the repository's files that go into QEMU.
 qemu_inputs() {
-    [[ ! -d $ROOT/sim/qemu ]] || find "$ROOT/sim/qemu" -type f ! -name '*.md' ! -name '.*' | LC_ALL=C sort
+    find "$ROOT/sim/qemu" "$ROOT/sim/core/include/connectx_c.h" -type f ! -name '*.md' ! -name '.*' | LC_ALL=C sort
 }
 
 qemu_key() {
@@ -94,6 +96,18 @@ qemu_progress() {
     grep -oE '^\[[0-9]+/[0-9]+\]' "$1" | tail -n 1 | tr -d '[]' | sed 's/$/ objects/'
 }
 
+# Lays down in $1 what QEMU needs of the device model to compile and link, at a place that does not
+# depend on the checkout.
+qemu_model() {
+    local dir=$1
+    rm -rf "$dir"
+    mkdir -p "$dir/include"
+    cp "$ROOT/sim/core/include/connectx_c.h" "$dir/include/"
+    cp "$SIM_LIBRARY/libconnectx.so" "$dir/"
+    printf '%s\n' 'Name: connectx' 'Description: ConnectX-7 model' 'Version: 1' \
+        "Cflags: -I$dir/include" "Libs: -L$dir -lconnectx" >"$dir/connectx.pc"
+}
+
 qemu_compile() {
     local pristine=$1 result=$2 work=$CACHE/work/qemu stamp
     rm -rf "$work/stage"
@@ -101,19 +115,20 @@ qemu_compile() {
     [[ ! -d $ROOT/sim/qemu/overlay ]] || rsync -rl "$ROOT/sim/qemu/overlay/" "$work/stage/"
     tree_patch "$pristine" "$work/stage" "$(basename "$pristine")" "$ROOT"/sim/qemu/patches/*.patch
     tree_sync "$pristine" "$work"
-    stamp=$(printf '%s\n' "$pristine" "${QEMU_CONFIGURE[@]}" | key_of)
+    qemu_model "$work/connectx"
+    stamp=$(printf '%s\n' "$pristine" "${QEMU_CONFIGURE[@]}" "$(<"$work/connectx/connectx.pc")" | key_of)
     if [[ ! -f $work/build/build.ninja || ! -f $work/configured || $(<"$work/configured") != "$stamp" ]]; then
         rm -rf "$work/build" "$work/configured"
         mkdir -p "$work/build"
         (cd "$work/build" && env -u CFLAGS -u LDFLAGS PATH=/usr/bin:/bin:/usr/sbin:/sbin \
-            ../tree/configure --meson=/usr/bin/meson --cc='ccache gcc' "${QEMU_CONFIGURE[@]}")
+            PKG_CONFIG_PATH="$work/connectx" ../tree/configure --meson=/usr/bin/meson --cc='ccache gcc' "${QEMU_CONFIGURE[@]}")
         printf '%s\n' "$stamp" >"$work/configured"
     fi
-    PATH=/usr/bin:/bin:/usr/sbin:/sbin ninja -C "$work/build" -j"$JOBS" qemu-system-x86_64
+    PATH=/usr/bin:/bin:/usr/sbin:/sbin PKG_CONFIG_PATH="$work/connectx" ninja -C "$work/build" -j"$JOBS" qemu-system-x86_64
     rm -rf "$result.tmp"
     mkdir -p "$result.tmp/bin"
     cp "$work/build/qemu-system-x86_64" "$result.tmp/bin/"
-    "$result.tmp/bin/qemu-system-x86_64" --version
+    LD_LIBRARY_PATH=$work/connectx "$result.tmp/bin/qemu-system-x86_64" --version
     rm -rf "$result"
     mv -T "$result.tmp" "$result"
 }
@@ -144,6 +159,7 @@ qemu_build_locked() {
 # qemu_ensure: afterwards build/qemu/bin/qemu-system-x86_64 is the emulator of the present sources.
 qemu_ensure() {
     local dsc result=
+    sim_ensure || return
     dsc=$(qemu_find_dsc)
     [[ -z $dsc ]] || result=$CACHE/qemu/$(qemu_key "$dsc")
     if [[ -z $result || ! -x $result/bin/qemu-system-x86_64 ]]; then

@@ -7,7 +7,7 @@
 STEP_SOURCES+=' stock-kernel.sh'
 
 # Drivers that init needs before it can reach the host's root folder.
-STOCK_MODULES=(virtio_pci virtio_console virtio_net virtio_rng 9pnet_virtio 9p overlay)
+STOCK_MODULES=(virtio_pci virtio_console virtio_net virtio_rng 9pnet_virtio 9p overlay mlx5_core)
 
 # Prints the newest linux-image package of a series that apt offers, as NAME=VERSION.
 stock_kernel_package() {

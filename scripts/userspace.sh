@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Examples, tests, tools and the device model, built by CMake in build/cmake. Source after lib.sh.
+# Examples, tests, tools and the device model, built by CMake in build/cmake. Source after lib.sh,
+# tree.sh and kernel.sh.
 
 STEP_SOURCES+=' userspace.sh'
 
 userspace_compile() {
     # Always: CMake does not notice by itself that a part has got its CMakeLists.txt.
-    cmake -S "$ROOT" -B "$BUILD/cmake" -G Ninja
+    cmake -S "$ROOT" -B "$BUILD/cmake" -G Ninja -D "KERNEL_SRC_DIR=$1"
     cmake --build "$BUILD/cmake" --parallel "$JOBS"
 }
 
@@ -16,6 +17,9 @@ userspace_progress() {
 }
 
 userspace_ensure() {
+    local source
+    source=$CACHE/sources/linux-$(kernel_source_id) || return
+    [[ -d $source ]] || { mkdir -p "$CACHE/sources" && with_lock kernel-source kernel_unpack_if_missing "$source"; } || return
     with_lock "userspace-$(printf '%s' "$BUILD" | key_of)" \
-        run_step userspace "$LOGS/userspace.log" userspace_progress userspace_compile
+        run_step userspace "$LOGS/userspace.log" userspace_progress userspace_compile "$source"
 }

@@ -8,6 +8,8 @@
 . "$ROOT/scripts/tree.sh"
 . "$ROOT/scripts/kernel.sh"
 . "$ROOT/scripts/stock-kernel.sh"
+. "$ROOT/scripts/userspace.sh"
+. "$ROOT/scripts/sim.sh"
 . "$ROOT/scripts/qemu.sh"
 
 usage() {
@@ -21,7 +23,9 @@ in the build folder, which is the host's. Standard input, output and error are C
   --kernel K          release (default), debug, vanilla, stock (Debian's 6.12), stock-6.1, or the
                       path of a bzImage
   --nic N             virtio (default): QEMU's user-mode network, guest at 10.0.2.15 and fec0::15,
-                      host at 10.0.2.2; none
+                      host at 10.0.2.2; connectx: the same behind the ConnectX model, driven by the
+                      kernel's own mlx5; none
+  --nic-option OPT    add ",OPT" to the NIC's -device (for connectx: trace=on, queues=N, ...)
   --forward udp:PORT  what reaches 127.0.0.1:PORT on the host goes to PORT in the guest;
                       also udp:HOSTPORT:GUESTPORT and tcp:...; may be given more than once
   --capture FILE      write every frame that passes the guest's NIC to FILE (pcap)
@@ -42,7 +46,7 @@ guest did not start or ended too soon.
 END
 }
 
-kernel=release nic=virtio forwards=() capture='' cpus=1 memory='' icount='' timeout=600 environment=()
+kernel=release nic=virtio nic_options='' forwards=() capture='' cpus=1 memory='' icount='' timeout=600 environment=()
 append='' qemu_args=() log='' kmemleak=1
 
 need() {
@@ -60,6 +64,7 @@ while (($#)); do
     case $1 in
     --kernel) need "$@"; kernel=$2 ;;
     --nic) need "$@"; nic=$2 ;;
+    --nic-option) need "$@"; nic_options+=",$2" ;;
     --forward) need "$@"; forwards+=("$2") ;;
     --capture) need "$@"; capture=$2 ;;
     --cpus) need "$@"; cpus=$2 ;;
@@ -94,6 +99,7 @@ else
 fi
 qemu_ensure || exit 98
 qemu=$(readlink -f "$BUILD/qemu")/bin/qemu-system-x86_64
+export LD_LIBRARY_PATH=$SIM_LIBRARY
 [[ -n $memory ]] || { [[ $kernel = debug ]] && memory=2048 || memory=1024; }
 
 # Everything of this run that is to vanish with it.
@@ -246,13 +252,19 @@ for forward in "${forwards[@]}"; do
 done
 case $nic in
 virtio)
-    arguments+=(-netdev "$netdev" -device 'virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:12:34:56')
+    arguments+=(-netdev "$netdev" -device "virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:12:34:56$nic_options")
+    [[ -z $capture ]] || arguments+=(-object "filter-dump,id=capture,netdev=net0,file=${capture//,/,,}")
+    ;;
+connectx)
+    arguments+=(-netdev "$netdev"
+        -device "pcie-root-port,id=port0,chassis=1"
+        -device "connectx,id=nic0,bus=port0,netdev=net0,mac=52:54:00:12:34:56$nic_options")
     [[ -z $capture ]] || arguments+=(-object "filter-dump,id=capture,netdev=net0,file=${capture//,/,,}")
     ;;
 none)
     [[ ${#forwards[@]} = 0 && -z $capture ]] || die '--forward and --capture need a NIC'
     ;;
-*) die "--nic $nic: unknown (virtio, none)" ;;
+*) die "--nic $nic: unknown (virtio, connectx, none)" ;;
 esac
 arguments+=("${qemu_args[@]}")
 

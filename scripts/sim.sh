@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# The ConnectX model's library, which QEMU loads. Source after lib.sh, tree.sh and kernel.sh;
+# sim_ensure builds it as build/cmake/sim/core/libconnectx.so.
+
+STEP_SOURCES+=' sim.sh'
+
+SIM_LIBRARY=$BUILD/cmake/sim/core
+
+# Prints the unpacked kernel source that the device layouts are taken from.
+sim_kernel_source() {
+    printf '%s/sources/linux-%s' "$CACHE" "$(kernel_source_id)"
+}
+
+sim_compile() {
+    cmake -S "$ROOT" -B "$BUILD/cmake" -G Ninja -D "KERNEL_SRC_DIR=$1"
+    cmake --build "$BUILD/cmake" --parallel "$JOBS" --target connectx_shared
+}
+
+# The step's output only matters when there was something to do.
+sim_up_to_date() {
+    [[ -f $SIM_LIBRARY/libconnectx.so && -f $BUILD/cmake/build.ninja ]] &&
+        ninja -C "$BUILD/cmake" -n connectx_shared 2>/dev/null | grep -q 'no work to do'
+}
+
+sim_ensure_locked() {
+    local source
+    source=$(sim_kernel_source) || return
+    [[ -d $source ]] || { mkdir -p "$CACHE/sources" && with_lock kernel-source kernel_unpack_if_missing "$source"; } || return
+    sim_up_to_date ||
+        run_step 'device model' "$LOGS/sim.log" userspace_progress sim_compile "$source"
+}
+
+sim_ensure() {
+    with_lock "userspace-$(printf '%s' "$BUILD" | key_of)" sim_ensure_locked
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// Command interface: descriptor ring, mailboxes, tokens, signatures, dispatch. The counterpart is
+// the driver's cmd.c.
+#include "core.h"
+
+#include <utility>
+
+namespace connectx {
+
+namespace {
+
+// Delivery status, bits 7..1 of status_own.
+enum Delivery : unsigned {
+    kDelivered = 0x0,
+    kSignatureError = 0x1,
+    kTokenError = 0x2,
+    kBadBlockNumber = 0x3,
+    kOutputPointerAlignment = 0x4,
+    kInputPointerAlignment = 0x5,
+    kFirmwareError = 0x6,
+    kInputLength = 0x7,
+    kOutputLength = 0x8,
+    kReservedNotClear = 0x9,
+    kBadDescriptor = 0x10,
+};
+
+constexpr std::uint8_t kOwnerHw = 1;
+constexpr std::size_t kInline = sizeof(mlx5_cmd_layout::in);
+constexpr std::size_t kBlockData = MLX5_CMD_DATA_BLOCK_SIZE;
+constexpr std::uint64_t kMailboxAlign = 512;
+
+std::uint8_t xor8(ConstBytes data) {
+    std::uint8_t sum = 0;
+    for (std::uint8_t b : data)
+        sum ^= b;
+    return sum;
+}
+
+template <typename T> ConstBytes bytes_of(const T &v) {
+    return {reinterpret_cast<const std::uint8_t *>(&v), sizeof(v)};
+}
+template <typename T> Bytes bytes_of(T &v) {
+    return {reinterpret_cast<std::uint8_t *>(&v), sizeof(v)};
+}
+
+// From rsvd0 to before ctrl_sig, and the whole block.
+constexpr std::size_t kCtrlStart = offsetof(mlx5_cmd_prot_block, rsvd0);
+constexpr std::size_t kCtrlSig = offsetof(mlx5_cmd_prot_block, ctrl_sig);
+
+bool block_signature_ok(const mlx5_cmd_prot_block &block) {
+    const ConstBytes raw = bytes_of(block);
+    return xor8(raw.subspan(kCtrlStart, kCtrlSig + 1 - kCtrlStart)) == 0xff && xor8(raw) == 0xff;
+}
+
+void sign_block(mlx5_cmd_prot_block &block) {
+    block.ctrl_sig = 0;
+    block.sig = 0;
+    const ConstBytes raw = bytes_of(block);
+    block.ctrl_sig = ~xor8(raw.subspan(kCtrlStart, kCtrlSig - kCtrlStart));
+    block.sig = ~xor8(raw);
+}
+
+const char *status_name(std::uint8_t status) {
+    switch (status) {
+    case MLX5_CMD_STAT_OK:
+        return "ok";
+    case MLX5_CMD_STAT_INT_ERR:
+        return "internal error";
+    case MLX5_CMD_STAT_BAD_OP_ERR:
+        return "bad operation";
+    case MLX5_CMD_STAT_BAD_PARAM_ERR:
+        return "bad parameter";
+    case MLX5_CMD_STAT_BAD_SYS_STATE_ERR:
+        return "bad system state";
+    case MLX5_CMD_STAT_BAD_RES_ERR:
+        return "bad resource";
+    case MLX5_CMD_STAT_RES_BUSY:
+        return "resource busy";
+    case MLX5_CMD_STAT_LIM_ERR:
+        return "limits exceeded";
+    case MLX5_CMD_STAT_BAD_RES_STATE_ERR:
+        return "bad resource state";
+    case MLX5_CMD_STAT_IX_ERR:
+        return "bad index";
+    case MLX5_CMD_STAT_NO_RES_ERR:
+        return "no resources";
+    case MLX5_CMD_STAT_BAD_INP_LEN_ERR:
+        return "bad input length";
+    case MLX5_CMD_STAT_BAD_OUTP_LEN_ERR:
+        return "bad output length";
+    default:
+        return "error";
+    }
+}
+
+} // namespace
+
+const char *opcode_name(std::uint16_t opcode) {
+    switch (opcode) {
+#define CONNECTX_OPCODE(name)                                                                      \
+    case MLX5_CMD_OP_##name:                                                                       \
+        return #name;
+#include <opcode_names.inc>
+#undef CONNECTX_OPCODE
+    default:
+        return "unknown opcode";
+    }
+}
+
+const char *register_name(std::uint16_t reg) {
+    switch (reg) {
+#define CONNECTX_REGISTER(name)                                                                    \
+    case MLX5_REG_##name:                                                                          \
+        return #name;
+#include <register_names.inc>
+#undef CONNECTX_REGISTER
+    default:
+        return "unknown register";
+    }
+}
+
+const CommandTable &command_table() {
+    static const CommandTable table = [] {
+        CommandTable t;
+        register_hca_commands(t);
+        register_memory_commands(t);
+        register_queue_commands(t);
+        register_steering_commands(t);
+        register_vport_commands(t);
+        register_port_commands(t);
+        return t;
+    }();
+    return table;
+}
+
+void CommandInterface::reset() {
+    queue_ = {};
+    pending_ = 0;
+}
+
+void CommandInterface::doorbell(std::uint32_t vector) {
+    pending_ |= vector;
+    if (pending_ != 0)
+        core_.kick();
+}
+
+void CommandInterface::run() {
+    // One round only: a driver that rings for each completion must not starve the data path.
+    const std::uint32_t now = pending_;
+    pending_ = 0;
+    for (unsigned i = 0; i < 32; ++i)
+        if ((now >> i & 1) != 0)
+            process(i);
+}
+
+CommandStatus CommandInterface::execute(ConstBytes in, Bytes out) {
+    Command cmd;
+    cmd.opcode = IFC_GET(nop_in, in, opcode);
+    cmd.op_mod = IFC_GET(nop_in, in, op_mod);
+    cmd.in = in;
+    cmd.out = out;
+    std::fill(out.begin(), out.end(), 0);
+    ++core_.stats.commands;
+
+    CommandStatus st;
+    const CommandTable &table = command_table();
+    auto spec = table.find(cmd.opcode);
+    if (spec == table.end()) {
+        ++core_.stats.commands_unknown;
+        count_unknown(cmd.opcode);
+        core_.log(LogLevel::kWarning, "command %s (%#x) is not modelled", opcode_name(cmd.opcode),
+                  cmd.opcode);
+        st = bad_op(0x1);
+    } else if (in.size() < spec->second.min_in) {
+        st = bad_input_length(0x2);
+    } else if (out.size() < spec->second.min_out) {
+        st = bad_output_length(0x3);
+    } else if ((spec->second.stage != CommandStage::kAlways && !core_.hca_enabled) ||
+               (spec->second.stage == CommandStage::kHcaInitialized && !core_.hca_initialized)) {
+        st = bad_sys_state(0x4);
+    } else if (auto failure = core_.faults.take_command_failure(cmd.opcode)) {
+        st = *failure;
+    } else {
+        st = spec->second.handler(core_, cmd);
+    }
+    if (!st.ok()) {
+        // A failed command leaves nothing of a half-written answer behind.
+        std::fill(out.begin(), out.end(), 0);
+        ++core_.stats.commands_failed;
+    }
+    IFC_SET(nop_out, out, status, st.status);
+    IFC_SET(nop_out, out, syndrome, st.syndrome);
+    if (core_.config.trace || !st.ok())
+        core_.host.log(st.ok() ? LogLevel::kTrace : LogLevel::kInfo,
+                       format("command %s op_mod %#x in %zu out %zu: %s syndrome %#x",
+                              opcode_name(cmd.opcode), cmd.op_mod, in.size(), out.size(),
+                              status_name(st.status), st.syndrome));
+    return st;
+}
+
+unsigned CommandInterface::fetch_input(const mlx5_cmd_layout &entry,
+                                       std::vector<std::uint8_t> &in) {
+    const std::size_t len = be32_to_cpu(entry.inlen);
+    if (len < 8 || len > kMaxMessage)
+        return kInputLength;
+    in.resize(len);
+    const std::size_t head = std::min(len, kInline);
+    std::memcpy(in.data(), entry.in, head);
+
+    const bool check = IFC_GET(cmd_hca_cap, core_.caps.general(), cmdif_checksum) == 3;
+    std::uint64_t next = be64_to_cpu(entry.in_ptr);
+    std::uint32_t number = 0;
+    for (std::size_t off = head; off < len; off += kBlockData, ++number) {
+        if (next == 0 || next % kMailboxAlign != 0)
+            return kInputPointerAlignment;
+        mlx5_cmd_prot_block block;
+        if (!core_.dma_read({next}, bytes_of(block)))
+            return kFirmwareError;
+        if (check && !block_signature_ok(block))
+            return kSignatureError;
+        if (block.token != entry.token)
+            return kTokenError;
+        if (be32_to_cpu(block.block_num) != number)
+            return kBadBlockNumber;
+        std::memcpy(in.data() + off, block.data, std::min(kBlockData, len - off));
+        next = be64_to_cpu(block.next);
+    }
+    return kDelivered;
+}
+
+unsigned CommandInterface::deliver_output(const mlx5_cmd_layout &entry, ConstBytes out) {
+    std::uint64_t next = be64_to_cpu(entry.out_ptr);
+    std::uint32_t number = 0;
+    for (std::size_t off = kInline; off < out.size(); off += kBlockData, ++number) {
+        if (next == 0 || next % kMailboxAlign != 0)
+            return kOutputPointerAlignment;
+        mlx5_cmd_prot_block block;
+        if (!core_.dma_read({next}, bytes_of(block)))
+            return kFirmwareError;
+        if (block.token != entry.token)
+            return kTokenError;
+        if (be32_to_cpu(block.block_num) != number)
+            return kBadBlockNumber;
+        const std::size_t part = std::min(kBlockData, out.size() - off);
+        std::memset(block.data, 0, sizeof(block.data));
+        std::memcpy(block.data, out.data() + off, part);
+        sign_block(block);
+        if (!core_.dma_write({next}, bytes_of(block)))
+            return kFirmwareError;
+        next = be64_to_cpu(block.next);
+    }
+    return kDelivered;
+}
+
+void CommandInterface::process(unsigned index) {
+    if (queue_.value == 0 || core_.iseg.nic_interface() != NicInterface::kFullDriver)
+        return;
+    const GuestAddr where = queue_ + (static_cast<std::uint64_t>(index) << kLogStride);
+    mlx5_cmd_layout entry;
+    if (!core_.dma_read(where, bytes_of(entry)) || (entry.status_own & kOwnerHw) == 0)
+        return;
+
+    unsigned delivery = kDelivered;
+    std::vector<std::uint8_t> in;
+    std::vector<std::uint8_t> out;
+    const std::size_t outlen = be32_to_cpu(entry.outlen);
+    if (entry.type != MLX5_PCI_CMD_XPORT)
+        delivery = kBadDescriptor;
+    else if (xor8(bytes_of(entry)) != 0xff)
+        delivery = kSignatureError;
+    else if (outlen < kInline / 2 || outlen > kMaxMessage)
+        delivery = kOutputLength;
+    else
+        delivery = fetch_input(entry, in);
+
+    if (delivery == kDelivered) {
+        if (core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode)))
+            return;
+        out.resize(outlen);
+        execute(in, out);
+        delivery = deliver_output(entry, out);
+        std::memset(entry.out, 0, sizeof(entry.out));
+        std::memcpy(entry.out, out.data(), std::min(out.size(), sizeof(entry.out)));
+    }
+    if (delivery != kDelivered) {
+        ++core_.stats.delivery_errors;
+        core_.log(LogLevel::kWarning, "command slot %u: delivery error %#x", index, delivery);
+    }
+
+    entry.status_own = static_cast<std::uint8_t>(delivery << 1);
+    entry.sig = 0;
+    entry.sig = ~xor8(bytes_of(entry));
+    // The ownership bit is in the last dword: it must become visible after the rest.
+    const ConstBytes raw = bytes_of(std::as_const(entry));
+    constexpr std::size_t kTail = sizeof(entry) - 4;
+    core_.dma_write(where, raw.first(kTail));
+    core_.dma_write(where + kTail, raw.subspan(kTail));
+
+    std::array<std::uint8_t, sizeof(ev_data)> data{};
+    store_be<std::uint32_t>(data.data(), 1U << index);
+    core_.events.post_async(MLX5_EVENT_TYPE_CMD, 0, data);
+}
+
+} // namespace connectx

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+#include "core.h"
+
+#include <bit>
+#include <cstdarg>
+#include <cstdio>
+
+namespace connectx {
+
+std::string format(const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    std::array<char, 512> buf{};
+    const int n = std::vsnprintf(buf.data(), buf.size(), fmt, args);
+    va_end(args);
+    return n < 0 ? std::string{} : std::string(buf.data());
+}
+
+namespace {
+
+// UAR numbers start behind the pages that the initialization segment and the MSI-X table take.
+constexpr std::uint32_t kFirstUar = 16;
+constexpr std::uint32_t kUarCount = kBarSize / 4096 - kFirstUar;
+
+} // namespace
+
+Core::Core(Host &host_in, const Config &config_in)
+    : host(host_in), config(config_in), caps(config_in), uars(kFirstUar, kUarCount),
+      pds(1, 1 << 16), transport_domains(1, 1 << 10), q_counters(1, 255), eqs(1, 255),
+      cqs(0x400, 1 << 16), mkeys(0x10, 1 << 18), sqs(0x1000, std::bit_ceil(config_in.max_queues)),
+      rqs(0x8000, std::bit_ceil(config_in.max_queues)), tises(1, 1 << 10), tirs(1, 1 << 12),
+      rqts(1, 1 << 12), flow_tables(1, 1 << 16), flow_counters(1, 1 << 16), iseg(*this), vsc(*this),
+      commands(*this), pages(*this), events(*this), completions(*this), memory(*this),
+      steering(*this), tx(*this), rx(*this), port(*this), faults(*this) {
+    vport.permanent_mac = config.mac;
+}
+
+bool Core::dma_read(GuestAddr addr, Bytes dst) {
+    // A range that wraps round the address space is never memory.
+    if (addr.value + dst.size() < addr.value || !host.dma_read(addr, dst)) {
+        ++stats.dma_errors;
+        return false;
+    }
+    return true;
+}
+
+bool Core::dma_write(GuestAddr addr, ConstBytes src) {
+    if (addr.value + src.size() < addr.value || !host.dma_write(addr, src)) {
+        ++stats.dma_errors;
+        return false;
+    }
+    return true;
+}
+
+void Core::log(LogLevel level, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    std::array<char, 512> buf{};
+    const int n = std::vsnprintf(buf.data(), buf.size(), fmt, args);
+    va_end(args);
+    if (n >= 0)
+        host.log(level, buf.data());
+}
+
+void Core::mmio_read(std::uint64_t offset, Bytes data) {
+    std::fill(data.begin(), data.end(), 0);
+    if (offset < kMsixTableOffset)
+        iseg.read(offset, data);
+}
+
+void Core::mmio_write(std::uint64_t offset, ConstBytes data) {
+    if (data.empty())
+        return;
+    if (offset < kMsixTableOffset) {
+        iseg.write(offset, data);
+        return;
+    }
+    const std::uint64_t page = offset >> kUarShift;
+    if (page < kFirstUar || uars.find(page) == nullptr) {
+        if (config.trace)
+            trace(format("write to unassigned UAR page %#lx ignored",
+                         static_cast<unsigned long>(page)));
+        return;
+    }
+    const unsigned in_page = offset & 0xfff;
+
+    // A 64-bit doorbell may come as two 32-bit writes, upper half first.
+    const bool wide = in_page == kCqDoorbell || in_page == kCqDoorbell + 4 ||
+                      (in_page >= kBlueFlameOffset && in_page < 0x1000);
+    if (wide && data.size() == 4) {
+        if (in_page % 8 == 0) {
+            half_doorbells_[offset] = load_be<std::uint32_t>(data.data());
+            return;
+        }
+        auto first = half_doorbells_.find(offset - 4);
+        if (first == half_doorbells_.end())
+            return;
+        std::array<std::uint8_t, 8> both{};
+        store_be<std::uint32_t>(both.data(), first->second);
+        std::memcpy(both.data() + 4, data.data(), 4);
+        half_doorbells_.erase(first);
+        uar_write(page, in_page - 4, both);
+        return;
+    }
+    uar_write(page, in_page, data);
+}
+
+void Core::uar_write(std::uint32_t uar, unsigned offset, ConstBytes data) {
+    if (offset == kEqDoorbellArm || offset == kEqDoorbell) {
+        if (data.size() >= 4)
+            events.doorbell(load_be<std::uint32_t>(data.data()), offset == kEqDoorbellArm);
+        return;
+    }
+    if (data.size() < 8)
+        return;
+    if (offset == kCqDoorbell) {
+        completions.doorbell(load_be<std::uint64_t>(data.data()));
+        return;
+    }
+    // Only the start of a BlueFlame buffer is a doorbell: the rest of a WQE that was copied in
+    // small pieces is fetched from memory.
+    const unsigned half_size = (1U << kLogBlueFlameSize) / 2;
+    if (offset >= kBlueFlameOffset && (offset - kBlueFlameOffset) % half_size == 0)
+        tx.doorbell(data, uar);
+}
+
+void Core::update_timer() {
+    std::uint64_t next = std::min(completions.next_deadline(), events.next_deadline());
+    next = std::min(next, rx.next_deadline());
+    next = std::min(next, port.next_deadline());
+    host.arm_timer(next);
+}
+
+void Core::run() {
+    // The wire may answer a frame from inside wire_tx(); that path must not start over here.
+    if (running_)
+        return;
+    running_ = true;
+    port.run();
+    events.run_deferred();
+    completions.run_moderation();
+    commands.run();
+    rx.run();
+    tx.run();
+    running_ = false;
+    if (commands.pending() || tx.pending())
+        kick();
+    update_timer();
+}
+
+void Core::reset_objects() {
+    tx.reset();
+    rx.reset();
+    steering.reset();
+    completions.reset();
+    flow_counters.clear();
+    flow_tables.clear();
+    rqts.clear();
+    tirs.clear();
+    tises.clear();
+    sqs.clear();
+    rqs.clear();
+    cqs.clear();
+    mkeys.clear();
+    eqs.clear();
+    events.reset();
+    q_counters.clear();
+    transport_domains.clear();
+    pds.clear();
+    uars.clear();
+    pages.forget_objects();
+    half_doorbells_.clear();
+    hca_initialized = false;
+}
+
+void Core::reset() {
+    reset_objects();
+    commands.reset();
+    pages.reset();
+    caps.reset();
+    hca_enabled = false;
+    issi = 0;
+    iseg.reset();
+    vsc.reset();
+    Vport fresh;
+    fresh.permanent_mac = config.mac;
+    vport = fresh;
+    port.reset();
+    update_timer();
+}
+
+// --- public face -------------------------------------------------------------------------------
+
+Device::Device(Host &host, const Config &config) : core_(std::make_unique<Core>(host, config)) {
+    core_->reset();
+}
+Device::~Device() = default;
+
+void Device::mmio_read(std::uint64_t offset, std::span<std::uint8_t> data) {
+    core_->mmio_read(offset, data);
+}
+void Device::mmio_write(std::uint64_t offset, std::span<const std::uint8_t> data) {
+    core_->mmio_write(offset, data);
+}
+std::uint32_t Device::vsc_read(unsigned offset) { return core_->vsc.read(offset); }
+void Device::vsc_write(unsigned offset, std::uint32_t value) { core_->vsc.write(offset, value); }
+void Device::run() { core_->run(); }
+bool Device::can_receive() const { return core_->rx.can_receive(); }
+bool Device::wire_rx(std::span<const std::uint8_t> frame) {
+    const bool taken = core_->rx.receive(frame);
+    core_->update_timer();
+    return taken;
+}
+void Device::set_link(bool up) { core_->port.set_carrier(up); }
+void Device::reset() { core_->reset(); }
+bool Device::inject_fault(std::string_view spec, std::string &error) {
+    const bool ok = core_->faults.inject(spec, error);
+    core_->update_timer();
+    return ok;
+}
+const ModelStats &Device::stats() const {
+    core_->stats.pages_held = core_->pages.held();
+    return core_->stats;
+}
+
+std::string Device::describe() const {
+    const Core &c = *core_;
+    const ModelStats &s = stats();
+    std::string text =
+        format("commands %lu failed %lu unknown %lu delivery-errors %lu dma-errors %lu\n"
+               "wqes %lu tx %lu rx %lu dropped %lu loopback %lu error-cqes %lu events %lu "
+               "interrupts %lu\n",
+               s.commands, s.commands_failed, s.commands_unknown, s.delivery_errors, s.dma_errors,
+               s.wqes, s.tx_frames, s.rx_frames, s.rx_dropped, s.loopback_frames, s.error_cqes,
+               s.events, s.interrupts);
+    text += format("pages %zu uars %zu pds %zu eqs %zu cqs %zu mkeys %zu sqs %zu rqs %zu tises %zu "
+                   "tirs %zu rqts %zu flow-tables %zu\n",
+                   c.pages.held(), c.uars.size(), c.pds.size(), c.eqs.size(), c.cqs.size(),
+                   c.mkeys.size(), c.sqs.size(), c.rqs.size(), c.tises.size(), c.tirs.size(),
+                   c.rqts.size(), c.flow_tables.size());
+    for (const auto &[op, n] : c.commands.unknown())
+        text += format("not modelled: command %s (%#x) %lu times\n", opcode_name(op), op,
+                       static_cast<unsigned long>(n));
+    for (const auto &[reg, n] : c.commands.unknown_registers())
+        text += format("not modelled: register %s (%#x) %lu times\n", register_name(reg), reg,
+                       static_cast<unsigned long>(n));
+    return text;
+}
+
+} // namespace connectx

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// The objects a driver creates by command. Plain data: behaviour is in the unit that owns it.
+// `refs` counts objects that point to this one; a destroy command is refused while it is not zero.
+#pragma once
+
+#include <connectx/ifc.h>
+#include <connectx/types.h>
+
+#include <array>
+#include <cstdint>
+#include <list>
+#include <map>
+#include <unordered_map>
+#include <vector>
+
+namespace connectx {
+
+class Core;
+
+/// A ring or buffer made of equal pages scattered over guest memory.
+struct PageList {
+    std::vector<std::uint64_t> pages;
+    unsigned page_shift = 12;
+
+    [[nodiscard]] std::uint64_t bytes() const {
+        return static_cast<std::uint64_t>(pages.size()) << page_shift;
+    }
+    /// False when the range is outside the list or the host refuses the access.
+    bool read(Core &core, std::uint64_t offset, Bytes dst) const;
+    bool write(Core &core, std::uint64_t offset, ConstBytes src) const;
+};
+
+struct Pd {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+};
+
+struct TransportDomain {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+};
+
+struct Uar {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+};
+
+struct QCounter {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+    std::uint32_t out_of_buffer = 0;
+    std::uint32_t resp_cqe_error = 0;
+    std::uint32_t req_cqe_error = 0;
+    std::uint32_t resp_cqe_flush_error = 0;
+    std::uint32_t req_cqe_flush_error = 0;
+    std::uint32_t cq_overflow = 0;
+};
+
+struct Eq {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+    unsigned vector = 0;
+    unsigned log_size = 0;
+    PageList buf;
+    std::uint32_t uar = 0;
+    std::array<std::uint64_t, 4> event_mask{};
+    std::uint32_t pi = 0;
+    std::uint32_t ci = 0;
+    bool armed = false;
+    std::uint64_t overruns = 0;
+};
+
+enum class CqState : std::uint8_t { kIdle = 0, kArmed = 9, kFired = 0xa };
+
+struct Cq {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+    std::uint32_t eqn = 0;
+    std::uint32_t uar = 0;
+    unsigned log_size = 0;
+    unsigned stride = 64;
+    PageList buf;
+    GuestAddr dbr;
+    bool ignore_overrun = false;
+    bool error = false;
+    // Moderation: an event waits for max_count completions or period_us, whichever comes first.
+    unsigned period_us = 0;
+    unsigned max_count = 0;
+    unsigned period_mode = 0;
+    std::uint32_t pi = 0;
+    std::uint32_t ci = 0; ///< last known consumer index, 24 bits
+    CqState state = CqState::kIdle;
+    std::uint32_t arm_ci = 0;
+    std::uint64_t last_event_ns = 0;
+    std::uint64_t deadline_ns = UINT64_MAX;
+};
+
+struct Mkey {
+    std::uint32_t id = 0; ///< index, the upper 24 bits of the key
+    unsigned refs = 0;
+    std::uint8_t key = 0; ///< the lower 8 bits, chosen by the driver
+    std::uint32_t pd = 0;
+    unsigned access_mode = 0;
+    bool free = false;
+    bool umr_en = false;
+    bool local_read = false;
+    bool local_write = false;
+    bool length64 = false;
+    std::uint64_t start = 0;
+    std::uint64_t length = 0;
+    unsigned page_shift = 12;
+    std::vector<std::uint64_t> mtt;    ///< page addresses, permission bits masked off
+    std::vector<std::uint8_t> context; ///< as given, for QUERY_MKEY
+};
+
+enum class QueueState : std::uint8_t { kReset = 0, kReady = 1, kError = 3 };
+
+/// What SQs and RQs have in common.
+struct Wq {
+    PageList buf;
+    unsigned type = 0;
+    unsigned log_stride = 0;
+    unsigned log_size = 0;
+    GuestAddr dbr;
+    std::uint32_t pd = 0;
+    std::uint32_t uar = 0;
+    bool end_padding = false;
+};
+
+struct Sq {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+    Wq wq;
+    QueueState state = QueueState::kReset;
+    std::uint32_t cqn = 0;
+    std::uint32_t tis = 0;
+    bool allow_mpw = false;
+    bool reg_umr = false;
+    bool flush_in_error = false;
+    bool non_wire = false;
+    unsigned min_inline = 0;
+    std::uint16_t pi = 0; ///< last doorbell
+    std::uint16_t ci = 0; ///< next WQE basic block to execute
+    bool queued = false;  ///< in the scheduler's list
+    std::vector<std::uint8_t> context;
+    std::vector<std::uint8_t> blueflame; ///< WQE that came with the doorbell, if any
+    std::uint16_t blueflame_index = 0;
+};
+
+struct Rq {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+    Wq wq;
+    QueueState state = QueueState::kReset;
+    std::uint32_t cqn = 0;
+    std::uint32_t counter_set = 0;
+    bool vlan_strip_disable = false;
+    bool flush_in_error = false;
+    bool scatter_fcs = false;
+    unsigned log_stride_size = 0; ///< striding: bytes of a stride
+    unsigned log_num_strides = 0; ///< striding: strides of a WQE
+    std::uint16_t ci = 0;         ///< WQEs consumed
+    std::uint16_t head = 0;       ///< linked list: index of the current WQE
+    std::uint32_t stride = 0;     ///< striding: next free stride in the current WQE
+    std::vector<std::uint8_t> context;
+};
+
+struct Tis {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+    std::uint32_t transport_domain = 0;
+    unsigned prio = 0;
+    std::vector<std::uint8_t> context;
+};
+
+struct Rqt {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+    unsigned max_size = 0;
+    std::vector<std::uint32_t> rqns;
+};
+
+struct Tir {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+    bool indirect = false;
+    std::uint32_t rqn = 0;
+    std::uint32_t rqtn = 0;
+    std::uint32_t transport_domain = 0;
+    unsigned hash_fn = 0;
+    bool symmetric = false;
+    bool self_lb_uc = false;
+    bool self_lb_mc = false;
+    std::array<std::uint8_t, 40> toeplitz_key{};
+    unsigned l3_type = 0;
+    unsigned l4_type = 0;
+    std::uint32_t hash_fields = 0;
+    std::vector<std::uint8_t> context;
+};
+
+struct FlowCounter {
+    std::uint32_t id = 0;
+    unsigned refs = 0;
+    std::uint64_t packets = 0;
+    std::uint64_t bytes = 0;
+};
+
+struct FlowDestination {
+    unsigned type = 0;
+    std::uint32_t id = 0;
+};
+
+/// A masked dword of the match parameters.
+struct MatchWord {
+    std::uint16_t offset = 0; ///< in bytes
+    std::uint32_t mask = 0;   ///< in message byte order, loaded as a native word
+};
+
+struct Fte {
+    std::uint32_t index = 0;
+    std::uint32_t group = 0;
+    std::uint32_t flow_tag = 0;
+    unsigned action = 0;
+    std::vector<FlowDestination> destinations;
+    std::vector<std::uint32_t> counters;
+    std::vector<std::uint32_t> key;    ///< masked words in the order of the group's words
+    std::vector<std::uint8_t> context; ///< as given, for QUERY_FLOW_TABLE_ENTRY
+};
+
+struct FlowGroup {
+    std::uint32_t id = 0;
+    std::uint32_t start = 0;
+    std::uint32_t end = 0;
+    unsigned criteria_enable = 0;
+    std::vector<MatchWord> words;
+    std::map<std::vector<std::uint32_t>, std::uint32_t> by_key; ///< to flow index
+};
+
+struct FlowTable {
+    std::uint32_t id = 0;
+    unsigned refs = 0; ///< tables and roots that lead here
+    unsigned type = 0;
+    unsigned level = 0;
+    unsigned log_size = 0;
+    unsigned miss_action = 0;
+    std::uint32_t miss_table = 0;
+    std::uint32_t next_group = 0;
+    std::map<std::uint32_t, FlowGroup> groups; ///< by start index, so by priority
+    std::unordered_map<std::uint32_t, std::uint32_t> start_of_group; ///< group id to start index
+    std::map<std::uint32_t, Fte> entries;                            ///< by flow index
+};
+
+} // namespace connectx

@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// Send queues: doorbells, WQE fetch, and what each WQE opcode does. A WQE is a control segment, for
+// packets an Ethernet segment with the inlined headers, and data segments; a further segment type
+// (say, for inline crypto) goes between the two, see TxEngine::Wqe::data_offset().
+#include "core.h"
+
+namespace connectx {
+
+namespace {
+
+constexpr std::size_t kBasicBlock = 64;
+constexpr std::size_t kUnit = 16; ///< ds_cnt counts these
+constexpr std::size_t kCtrl = sizeof(mlx5_wqe_ctrl_seg);
+constexpr std::size_t kEthEnd = kCtrl + sizeof(mlx5_wqe_eth_seg);
+constexpr std::size_t kInlineStart = kCtrl + offsetof(mlx5_wqe_eth_seg, inline_hdr.start);
+constexpr std::size_t kMaxLsoPayload = 256 * 1024;
+constexpr std::size_t kMinFrame = 60;
+constexpr std::uint32_t kLengthMask = 0x7fffffff;
+constexpr unsigned kBudgetPerTurn = 64;  ///< WQEs of one queue before the next has its turn
+constexpr unsigned kBudgetPerRun = 1024; ///< WQEs before the host loop gets control back
+
+template <typename T> T segment(ConstBytes wqe, std::size_t offset) {
+    T s;
+    std::memcpy(&s, wqe.data() + offset, sizeof(s));
+    return s;
+}
+
+constexpr std::size_t align_up(std::size_t v, std::size_t to) { return (v + to - 1) / to * to; }
+
+} // namespace
+
+struct TxEngine::Wqe {
+    std::vector<std::uint8_t> raw; ///< ds * 16 bytes
+    std::uint16_t index = 0;       ///< WQE counter of its first basic block
+    std::uint8_t opcode = 0;
+    std::uint8_t opmod = 0;
+    std::uint8_t fm_ce_se = 0;
+
+    [[nodiscard]] unsigned basic_blocks() const {
+        return static_cast<unsigned>(align_up(raw.size(), kBasicBlock) / kBasicBlock);
+    }
+    [[nodiscard]] mlx5_wqe_eth_seg eth() const { return segment<mlx5_wqe_eth_seg>(raw, kCtrl); }
+    [[nodiscard]] bool insert_vlan() const {
+        return (be16_to_cpu(eth().insert.type) & MLX5_ETH_WQE_INSERT_VLAN) != 0;
+    }
+    /// Length of the headers that came inline, bytes.
+    [[nodiscard]] std::size_t inline_length() const {
+        return insert_vlan() ? 0 : be16_to_cpu(eth().inline_hdr.sz) & 0x3ff;
+    }
+    /// Where the data segments start.
+    [[nodiscard]] std::size_t data_offset() const {
+        return std::max(kEthEnd, align_up(kInlineStart + inline_length(), kUnit));
+    }
+};
+
+void TxEngine::doorbell(ConstBytes data, std::uint32_t uar) {
+    const std::uint32_t sqn = load_be<std::uint32_t>(data.data() + 4) >> 8;
+    Sq *sq = core_.sqs.find(sqn);
+    if (sq == nullptr || sq->state == QueueState::kReset)
+        return;
+    if (sq->wq.uar != uar) {
+        core_.log(LogLevel::kWarning, "doorbell for SQ %#x on UAR %u that is not its own", sqn,
+                  uar);
+        return;
+    }
+    std::array<std::uint8_t, 4> record{};
+    if (!core_.dma_read(sq->wq.dbr + MLX5_SND_DBR * 4, record))
+        return;
+    sq->pi = static_cast<std::uint16_t>(load_be<std::uint32_t>(record.data()));
+    if (data.size() >= kBasicBlock) {
+        sq->blueflame.assign(data.begin(), data.end());
+        sq->blueflame_index = static_cast<std::uint16_t>(load_be<std::uint32_t>(data.data()) >> 8);
+    }
+    if (!sq->queued) {
+        sq->queued = true;
+        ready_.push_back(sqn);
+    }
+    core_.kick();
+}
+
+void TxEngine::forget(Sq &sq) {
+    if (sq.queued)
+        std::erase(ready_, sq.id);
+    sq.queued = false;
+    sq.blueflame.clear();
+}
+
+void TxEngine::run() {
+    unsigned budget = kBudgetPerRun;
+    while (!ready_.empty() && budget > 0) {
+        const std::uint32_t sqn = ready_.front();
+        ready_.pop_front();
+        Sq *sq = core_.sqs.find(sqn);
+        if (sq == nullptr)
+            continue;
+        sq->queued = false;
+        unsigned turn = std::min(budget, kBudgetPerTurn);
+        while (turn > 0 && sq->ci != sq->pi && execute_one(*sq)) {
+            --turn;
+            --budget;
+        }
+        if (sq->state != QueueState::kReset && sq->ci != sq->pi && !sq->queued) {
+            sq->queued = true;
+            ready_.push_back(sqn);
+        }
+        if (budget == 0)
+            break;
+    }
+}
+
+bool TxEngine::execute_one(Sq &sq) {
+    if (sq.state == QueueState::kError) {
+        flush(sq);
+        return false;
+    }
+    if (sq.state != QueueState::kReady)
+        return false;
+    const unsigned posted = static_cast<std::uint16_t>(sq.pi - sq.ci);
+    const std::uint64_t ring = kBasicBlock << sq.wq.log_size;
+    if (posted > 1U << sq.wq.log_size) {
+        set_error(sq, Syndrome::kLocalQpOp, sq.ci);
+        return false;
+    }
+    const std::uint64_t at = static_cast<std::uint64_t>(sq.ci) * kBasicBlock & (ring - 1);
+
+    Wqe wqe;
+    wqe.index = sq.ci;
+    std::array<std::uint8_t, kBasicBlock> first{};
+    const bool bf = !sq.blueflame.empty() && sq.blueflame_index == sq.ci;
+    if (bf)
+        std::copy_n(sq.blueflame.begin(), first.size(), first.begin());
+    else if (!sq.wq.buf.read(core_, at, first)) {
+        set_error(sq, Syndrome::kLocalQpOp, sq.ci);
+        return false;
+    }
+    const auto ctrl = segment<mlx5_wqe_ctrl_seg>(first, 0);
+    const std::uint32_t word = be32_to_cpu(ctrl.opmod_idx_opcode);
+    const std::size_t ds = be32_to_cpu(ctrl.qpn_ds) & MLX5_WQE_CTRL_DS_MASK;
+    wqe.opcode = word & 0xff;
+    wqe.opmod = word >> 24;
+    wqe.fm_ce_se = ctrl.fm_ce_se;
+    if (ds == 0 || align_up(ds * kUnit, kBasicBlock) / kBasicBlock > posted ||
+        (word >> 8 & 0xffff) != sq.ci || be32_to_cpu(ctrl.qpn_ds) >> 8 != sq.id) {
+        core_.log(LogLevel::kWarning,
+                  "SQ %#x: malformed WQE at %#x (control %#x, ds %zu, posted %u)", sq.id, sq.ci,
+                  word, ds, posted);
+        set_error(sq, Syndrome::kLocalQpOp, sq.ci);
+        return false;
+    }
+    wqe.raw.resize(ds * kUnit);
+    std::copy_n(first.begin(), std::min(first.size(), wqe.raw.size()), wqe.raw.begin());
+    for (std::size_t off = first.size(); off < wqe.raw.size();) {
+        const std::uint64_t from = (at + off) & (ring - 1);
+        const std::size_t n = std::min<std::uint64_t>(wqe.raw.size() - off, ring - from);
+        const Bytes dst = Bytes(wqe.raw).subspan(off, n);
+        if (bf && off + n <= sq.blueflame.size())
+            std::copy_n(sq.blueflame.begin() + static_cast<std::ptrdiff_t>(off), n, dst.begin());
+        else if (!sq.wq.buf.read(core_, from, dst)) {
+            set_error(sq, Syndrome::kLocalQpOp, sq.ci);
+            return false;
+        }
+        off += n;
+    }
+    sq.blueflame.clear();
+    ++core_.stats.wqes;
+    if (core_.config.trace)
+        core_.trace(format("SQ %#x WQE %#x opcode %#x ds %zu", sq.id, wqe.index, wqe.opcode, ds));
+
+    Syndrome synd = core_.faults.on_send(sq.id).value_or(Syndrome::kOk);
+    if (synd == Syndrome::kOk)
+        synd = execute(sq, wqe);
+    if (synd != Syndrome::kOk) {
+        set_error(sq, synd, wqe.index);
+        return false;
+    }
+    sq.ci = static_cast<std::uint16_t>(sq.ci + wqe.basic_blocks());
+    if ((wqe.fm_ce_se & MLX5_WQE_CTRL_CQ_UPDATE) != 0)
+        complete(sq, wqe.index, wqe.opcode);
+    return sq.state == QueueState::kReady;
+}
+
+Syndrome TxEngine::execute(Sq &sq, const Wqe &wqe) {
+    switch (wqe.opcode) {
+    case MLX5_OPCODE_NOP:
+        return Syndrome::kOk;
+    case MLX5_OPCODE_SEND:
+    case MLX5_OPCODE_LSO:
+        return send(sq, wqe);
+    case MLX5_OPCODE_ENHANCED_MPSW:
+        return send_multi(sq, wqe);
+    case MLX5_OPCODE_UMR:
+        return umr(sq, wqe);
+    default:
+        core_.log(LogLevel::kWarning, "SQ %#x: WQE opcode %#x is not modelled", sq.id, wqe.opcode);
+        return Syndrome::kLocalQpOp;
+    }
+}
+
+Syndrome TxEngine::gather(Sq &sq, const Wqe &wqe, std::size_t offset,
+                          std::vector<std::uint8_t> &out) {
+    const ConstBytes raw = wqe.raw;
+    while (offset + kUnit <= raw.size()) {
+        const auto seg = segment<mlx5_wqe_data_seg>(raw, offset);
+        const std::uint32_t count = be32_to_cpu(seg.byte_count);
+        const std::size_t length = count & kLengthMask;
+        if (out.size() + length > kMaxLsoPayload)
+            return Syndrome::kLocalLength;
+        if ((count & MLX5_INLINE_SEG) != 0) {
+            if (length > raw.size() - offset - sizeof(__be32))
+                return Syndrome::kLocalLength;
+            const auto from = raw.begin() + static_cast<std::ptrdiff_t>(offset + sizeof(__be32));
+            out.insert(out.end(), from, from + static_cast<std::ptrdiff_t>(length));
+            offset += align_up(sizeof(__be32) + length, kUnit);
+            continue;
+        }
+        const std::size_t old = out.size();
+        out.resize(old + length);
+        const Syndrome st = core_.memory.read(be32_to_cpu(seg.lkey), sq.wq.pd,
+                                              be64_to_cpu(seg.addr), Bytes(out).subspan(old));
+        if (st != Syndrome::kOk)
+            return st;
+        offset += kUnit;
+    }
+    return Syndrome::kOk;
+}
+
+Syndrome TxEngine::send(Sq &sq, const Wqe &wqe) {
+    if (wqe.raw.size() < kEthEnd)
+        return Syndrome::kLocalQpOp;
+    const mlx5_wqe_eth_seg eth = wqe.eth();
+    constexpr unsigned kTunnel = MLX5_ETH_WQE_L3_INNER_CSUM | MLX5_ETH_WQE_L4_INNER_CSUM;
+    if ((eth.cs_flags & kTunnel) != 0)
+        return Syndrome::kLocalQpOp; // tunnel offloads are not advertised
+    const std::size_t inline_length = wqe.inline_length();
+    if (kInlineStart + inline_length > wqe.raw.size())
+        return Syndrome::kLocalLength;
+    const ConstBytes header = ConstBytes(wqe.raw).subspan(kInlineStart, inline_length);
+
+    if (wqe.opcode == MLX5_OPCODE_LSO) {
+        payload_.clear();
+        if (auto st = gather(sq, wqe, wqe.data_offset(), payload_); st != Syndrome::kOk)
+            return st;
+        return segment_and_emit(sq, wqe, header, payload_);
+    }
+    frame_.assign(header.begin(), header.end());
+    if (auto st = gather(sq, wqe, wqe.data_offset(), frame_); st != Syndrome::kOk)
+        return st;
+    if (frame_.size() < 14 || frame_.size() > Port::kMaxMtu)
+        return Syndrome::kLocalLength;
+    if (wqe.insert_vlan()) {
+        const bool svlan = (be16_to_cpu(eth.insert.type) & MLX5_ETH_WQE_SVLAN) != 0;
+        std::array<std::uint8_t, 4> tag{};
+        store_be<std::uint16_t>(tag.data(), svlan ? 0x88a8 : 0x8100);
+        store_be<std::uint16_t>(tag.data() + 2, be16_to_cpu(eth.insert.vlan_tci));
+        frame_.insert(frame_.begin() + 12, tag.begin(), tag.end());
+    }
+    emit(sq, wqe, frame_);
+    return Syndrome::kOk;
+}
+
+Syndrome TxEngine::send_multi(Sq &sq, const Wqe &wqe) {
+    if (wqe.raw.size() < kEthEnd)
+        return Syndrome::kLocalQpOp;
+    const mlx5_wqe_eth_seg eth = wqe.eth();
+    if (wqe.inline_length() != 0 || wqe.insert_vlan() || eth.mss != 0)
+        return Syndrome::kLocalQpOp;
+    // Every data segment is a packet of its own.
+    const ConstBytes raw = wqe.raw;
+    std::size_t offset = kEthEnd;
+    while (offset + kUnit <= raw.size()) {
+        const auto seg = segment<mlx5_wqe_data_seg>(raw, offset);
+        const std::uint32_t count = be32_to_cpu(seg.byte_count);
+        const std::size_t length = count & kLengthMask;
+        if (length < 14 || length > Port::kMaxMtu)
+            return Syndrome::kLocalLength;
+        frame_.resize(length);
+        if ((count & MLX5_INLINE_SEG) != 0) {
+            if (length > raw.size() - offset - sizeof(__be32))
+                return Syndrome::kLocalLength;
+            std::memcpy(frame_.data(), raw.data() + offset + sizeof(__be32), length);
+            offset += align_up(sizeof(__be32) + length, kUnit);
+        } else {
+            const Syndrome st =
+                core_.memory.read(be32_to_cpu(seg.lkey), sq.wq.pd, be64_to_cpu(seg.addr), frame_);
+            if (st != Syndrome::kOk)
+                return st;
+            offset += kUnit;
+        }
+        emit(sq, wqe, frame_);
+    }
+    return Syndrome::kOk;
+}
+
+Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, ConstBytes payload) {
+    const std::size_t mss = be16_to_cpu(wqe.eth().mss);
+    if (mss == 0 || payload.empty() || header.size() < 14 + 20 + 8 ||
+        header.size() + mss > Port::kMaxMtu)
+        return Syndrome::kLocalLength;
+    const PacketInfo info = parse_packet(header);
+    // The headers must end exactly where the inlined part does.
+    if (info.l4_offset == 0 || info.payload_offset != header.size())
+        return Syndrome::kLocalQpOp;
+
+    constexpr std::uint8_t kFin = 0x01;
+    constexpr std::uint8_t kPush = 0x08;
+    constexpr std::uint8_t kCwr = 0x80;
+    const std::uint32_t seq =
+        info.is_tcp() ? load_be<std::uint32_t>(&header[info.l4_offset + 4]) : 0;
+    const std::uint16_t ip_id =
+        info.ip_version == 4 ? load_be<std::uint16_t>(&header[info.l3_offset + 4]) : 0;
+    std::uint16_t number = 0;
+    for (std::size_t off = 0; off < payload.size(); off += mss, ++number) {
+        const ConstBytes part = payload.subspan(off, std::min(mss, payload.size() - off));
+        const bool last = off + part.size() == payload.size();
+        frame_.assign(header.begin(), header.end());
+        frame_.insert(frame_.end(), part.begin(), part.end());
+        std::uint8_t *l3 = frame_.data() + info.l3_offset;
+        std::uint8_t *l4 = frame_.data() + info.l4_offset;
+        const std::size_t ip_length = frame_.size() - info.l3_offset;
+        if (info.ip_version == 4) {
+            store_be<std::uint16_t>(l3 + 2, static_cast<std::uint16_t>(ip_length));
+            store_be<std::uint16_t>(l3 + 4, static_cast<std::uint16_t>(ip_id + number));
+        } else {
+            store_be<std::uint16_t>(l3 + 4, static_cast<std::uint16_t>(ip_length - 40));
+        }
+        if (info.is_tcp()) {
+            store_be<std::uint32_t>(l4 + 4, seq + static_cast<std::uint32_t>(off));
+            if (!last)
+                l4[13] &= static_cast<std::uint8_t>(~(kFin | kPush));
+            if (number != 0)
+                l4[13] &= static_cast<std::uint8_t>(~kCwr);
+        } else {
+            store_be<std::uint16_t>(l4 + 4,
+                                    static_cast<std::uint16_t>(frame_.size() - info.l4_offset));
+        }
+        emit(sq, wqe, frame_);
+    }
+    return Syndrome::kOk;
+}
+
+void TxEngine::emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame) {
+    const mlx5_wqe_eth_seg eth = wqe.eth();
+    const bool lso = wqe.opcode == MLX5_OPCODE_LSO;
+    const bool l3 = lso || (eth.cs_flags & MLX5_ETH_WQE_L3_CSUM) != 0;
+    const bool l4 = lso || (eth.cs_flags & MLX5_ETH_WQE_L4_CSUM) != 0;
+    if (l3 || l4) {
+        const PacketInfo info = parse_packet(frame);
+        if (l3)
+            fill_ip_checksum(frame, info);
+        if (l4 && !info.malformed)
+            fill_l4_checksum(frame, info);
+    }
+    if (frame.size() < kMinFrame)
+        frame.resize(kMinFrame);
+
+    Vport &v = core_.vport;
+    const bool multicast = (frame[0] & 1) != 0;
+    const bool broadcast =
+        std::all_of(frame.begin(), frame.begin() + 6, [](std::uint8_t b) { return b == 0xff; });
+    (broadcast ? v.tx_bc : multicast ? v.tx_mc : v.tx_uc).add(frame.size());
+
+    bool to_wire = true;
+    if (!multicast && !v.disable_uc_lb) {
+        std::array<std::uint8_t, 6> dmac{};
+        std::copy_n(frame.begin(), dmac.size(), dmac.begin());
+        if (dmac == v.permanent_mac ||
+            std::find(v.uc_list.begin(), v.uc_list.end(), dmac) != v.uc_list.end()) {
+            to_wire = false;
+            core_.rx.loopback(frame);
+        }
+    } else if (multicast && !v.disable_mc_lb) {
+        core_.rx.loopback(frame);
+    }
+    if (!to_wire || sq.non_wire || !core_.port.up())
+        return;
+    core_.port.count_tx(frame);
+    ++core_.stats.tx_frames;
+    // A copy: what the wire answers from inside this call must not find the buffer in use.
+    const std::vector<std::uint8_t> out = frame;
+    core_.host.wire_tx(out);
+}
+
+Syndrome TxEngine::umr(Sq &sq, const Wqe &wqe) {
+    constexpr std::size_t kMkeySegment = 64;
+    constexpr std::size_t kEntries = kCtrl + sizeof(mlx5_wqe_umr_ctrl_seg) + kMkeySegment;
+    if (!sq.reg_umr || wqe.raw.size() < kEntries)
+        return Syndrome::kLocalQpOp;
+    const auto ctrl = segment<mlx5_wqe_ctrl_seg>(wqe.raw, 0);
+    const auto uctrl = segment<mlx5_wqe_umr_ctrl_seg>(wqe.raw, kCtrl);
+    Mkey *mkey = core_.memory.find(be32_to_cpu(ctrl.umr_mkey));
+    if (mkey == nullptr || !mkey->umr_en || mkey->pd != sq.wq.pd ||
+        mkey->access_mode != MLX5_MKC_ACCESS_MODE_MTT)
+        return Syndrome::kLocalProt;
+    constexpr unsigned kFlags = MLX5_UMR_INLINE | MLX5_UMR_TRANSLATION_OFFSET_EN;
+    if ((uctrl.flags & MLX5_UMR_INLINE) == 0 || (uctrl.flags & ~kFlags) != 0 ||
+        (be64_to_cpu(uctrl.mkey_mask) & ~static_cast<std::uint64_t>(MLX5_MKEY_MASK_FREE)) != 0)
+        return Syndrome::kLocalQpOp;
+    const std::size_t count = be16_to_cpu(uctrl.xlt_octowords) * 2UL;
+    std::uint64_t first = 0;
+    if ((uctrl.flags & MLX5_UMR_TRANSLATION_OFFSET_EN) != 0)
+        first = (static_cast<std::uint64_t>(be32_to_cpu(uctrl.xlt_offset_47_16)) << 16 |
+                 be16_to_cpu(uctrl.xlt_offset)) *
+                2;
+    if (kEntries + count * 8 > wqe.raw.size())
+        return Syndrome::kLocalLength;
+    if (first > mkey->mtt.size() || count > mkey->mtt.size() - first)
+        return Syndrome::kLocalProt;
+    for (std::size_t i = 0; i < count; ++i)
+        mkey->mtt[first + i] =
+            load_be<std::uint64_t>(wqe.raw.data() + kEntries + i * 8) & ~0xfffULL;
+    if ((be64_to_cpu(uctrl.mkey_mask) & MLX5_MKEY_MASK_FREE) != 0) {
+        const std::uint8_t status = wqe.raw[kCtrl + sizeof(mlx5_wqe_umr_ctrl_seg)];
+        mkey->free = (status & MLX5_MKEY_STATUS_FREE) != 0;
+    }
+    return Syndrome::kOk;
+}
+
+void TxEngine::complete(Sq &sq, std::uint16_t wqe_counter, std::uint8_t opcode) {
+    Cq *cq = core_.cqs.find(sq.cqn);
+    mlx5_cqe64 cqe{};
+    cqe.wqe_counter = cpu_to_be16(wqe_counter);
+    cqe.sop_drop_qpn = cpu_to_be32(static_cast<std::uint32_t>(opcode) << 24 | sq.id);
+    cqe.op_own = MLX5_CQE_REQ << 4;
+    if (cq == nullptr || !core_.completions.complete(*cq, cqe))
+        sq.state = QueueState::kError;
+}
+
+void TxEngine::set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index) {
+    sq.state = QueueState::kError;
+    if (syndrome != Syndrome::kFlush) {
+        core_.log(LogLevel::kInfo, "SQ %#x: error CQE for WQE %#x, syndrome %#x", sq.id, wqe_index,
+                  static_cast<unsigned>(syndrome));
+        mlx5_err_cqe err{};
+        err.syndrome = static_cast<std::uint8_t>(syndrome);
+        err.s_wqe_opcode_qpn = cpu_to_be32(sq.id);
+        err.wqe_counter = cpu_to_be16(wqe_index);
+        err.op_own = MLX5_CQE_REQ_ERR << 4;
+        mlx5_cqe64 cqe;
+        static_assert(sizeof(cqe) == sizeof(err));
+        std::memcpy(&cqe, &err, sizeof(cqe));
+        ++core_.stats.error_cqes;
+        if (Cq *cq = core_.cqs.find(sq.cqn))
+            core_.completions.complete(*cq, cqe);
+        // The offending WQE is done with; those behind it are flushed.
+        std::array<std::uint8_t, 8> head{};
+        const std::uint64_t ring = kBasicBlock << sq.wq.log_size;
+        unsigned blocks = 1;
+        if (sq.wq.buf.read(core_, static_cast<std::uint64_t>(wqe_index) * kBasicBlock & (ring - 1),
+                           head)) {
+            const std::size_t ds = load_be<std::uint32_t>(head.data() + 4) & MLX5_WQE_CTRL_DS_MASK;
+            blocks = std::max(
+                1U, static_cast<unsigned>(align_up(ds * kUnit, kBasicBlock) / kBasicBlock));
+        }
+        const unsigned posted = static_cast<std::uint16_t>(sq.pi - wqe_index);
+        sq.ci = static_cast<std::uint16_t>(wqe_index + std::min(blocks, std::max(posted, 1U)));
+        if (posted == 0)
+            sq.ci = sq.pi;
+    }
+    flush(sq);
+}
+
+void TxEngine::flush(Sq &sq) {
+    Cq *cq = core_.cqs.find(sq.cqn);
+    const std::uint64_t ring = kBasicBlock << sq.wq.log_size;
+    unsigned left = 1U << sq.wq.log_size;
+    while (sq.ci != sq.pi && left-- > 0) {
+        std::array<std::uint8_t, 8> head{};
+        std::size_t ds = 0;
+        if (sq.wq.buf.read(core_, static_cast<std::uint64_t>(sq.ci) * kBasicBlock & (ring - 1),
+                           head))
+            ds = load_be<std::uint32_t>(head.data() + 4) & MLX5_WQE_CTRL_DS_MASK;
+        const auto blocks =
+            std::max<std::size_t>(1, align_up(ds * kUnit, kBasicBlock) / kBasicBlock);
+        if (sq.flush_in_error && cq != nullptr) {
+            mlx5_err_cqe err{};
+            err.syndrome = static_cast<std::uint8_t>(Syndrome::kFlush);
+            err.s_wqe_opcode_qpn = cpu_to_be32(sq.id);
+            err.wqe_counter = cpu_to_be16(sq.ci);
+            err.op_own = MLX5_CQE_REQ_ERR << 4;
+            mlx5_cqe64 cqe;
+            std::memcpy(&cqe, &err, sizeof(cqe));
+            ++core_.stats.error_cqes;
+            if (!core_.completions.complete(*cq, cqe))
+                cq = nullptr;
+        }
+        const unsigned posted = static_cast<std::uint16_t>(sq.pi - sq.ci);
+        sq.ci = static_cast<std::uint16_t>(sq.ci + std::min<std::size_t>(blocks, posted));
+    }
+    sq.ci = sq.pi;
+}
+
+} // namespace connectx

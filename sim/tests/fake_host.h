@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// A host in the test's own process: a block of guest memory, a wire that collects frames, and a
+// clock that only moves when told to.
+#pragma once
+
+#include <connectx/device.h>
+#include <connectx/ifc.h>
+
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace connectx::test {
+
+class FakeHost final : public Host {
+  public:
+    static constexpr std::uint64_t kBase = 0x1'0000'0000;
+
+    explicit FakeHost(std::size_t size = 32U << 20) : memory_(size) {}
+
+    bool dma_read(GuestAddr addr, std::span<std::uint8_t> dst) override {
+        if (!inside(addr, dst.size()))
+            return false;
+        std::memcpy(dst.data(), at(addr.value), dst.size());
+        return true;
+    }
+    bool dma_write(GuestAddr addr, std::span<const std::uint8_t> src) override {
+        if (!inside(addr, src.size()))
+            return false;
+        std::memcpy(at(addr.value), src.data(), src.size());
+        return true;
+    }
+    void msix_raise(unsigned vector) override { interrupts.push_back(vector); }
+    void wire_tx(std::span<const std::uint8_t> frame) override {
+        wire.emplace_back(frame.begin(), frame.end());
+        if (on_wire_tx)
+            on_wire_tx(frame);
+    }
+    std::uint64_t clock_ns() override { return now_ns; }
+    std::uint64_t realtime_ns() override { return 1'700'000'000'000'000'000 + now_ns; }
+    void schedule_work() override { work_pending = true; }
+    void arm_timer(std::uint64_t deadline_ns) override { deadline = deadline_ns; }
+    void rx_ready() override { ++rx_ready_calls; }
+    void log(LogLevel /*level*/, std::string_view text) override { logs.emplace_back(text); }
+
+    /// Zeroed guest memory; never freed.
+    std::uint64_t alloc(std::size_t size, std::size_t align = 4096) {
+        used_ = (used_ + align - 1) / align * align;
+        const std::uint64_t addr = kBase + used_;
+        used_ += size;
+        if (used_ > memory_.size())
+            throw std::bad_alloc();
+        return addr;
+    }
+    std::uint8_t *at(std::uint64_t addr) { return memory_.data() + (addr - kBase); }
+    std::span<std::uint8_t> span(std::uint64_t addr, std::size_t size) { return {at(addr), size}; }
+    template <typename T> T get(std::uint64_t addr) { return load_be<T>(at(addr)); }
+    template <typename T> void put(std::uint64_t addr, T v) { store_be<T>(at(addr), v); }
+    [[nodiscard]] std::size_t size() const { return memory_.size(); }
+
+    std::vector<unsigned> interrupts;
+    std::deque<std::vector<std::uint8_t>> wire;
+    std::function<void(std::span<const std::uint8_t>)> on_wire_tx;
+    std::vector<std::string> logs;
+    std::uint64_t now_ns = 1'000'000'000;
+    std::uint64_t deadline = UINT64_MAX;
+    bool work_pending = false;
+    unsigned rx_ready_calls = 0;
+
+  private:
+    [[nodiscard]] bool inside(GuestAddr addr, std::size_t size) const {
+        return addr.value >= kBase && addr.value - kBase <= memory_.size() &&
+               size <= memory_.size() - (addr.value - kBase);
+    }
+    std::vector<std::uint8_t> memory_;
+    std::size_t used_ = 4096;
+};
+
+} // namespace connectx::test
