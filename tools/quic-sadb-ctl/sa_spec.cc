@@ -2,8 +2,8 @@
 #include "sa_spec.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 
 #include <fcntl.h>

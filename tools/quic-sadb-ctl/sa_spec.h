@@ -52,13 +52,13 @@ struct SaDefaults {
     std::optional<std::uint64_t> packet_limit;
 };
 
-// Reads a file, or standard input ("-"), whole. Throws Error (kBadFile) when it cannot be read or has
-// more than @limit bytes.
+// Reads a file, or standard input ("-"), whole. Throws Error (kBadFile) when it cannot be read or
+// has more than @limit bytes.
 SecretText read_secret_file(const std::string &path, std::size_t limit);
 
-// @words: the words of one SA, separated by blanks, tabs, newlines; "#" begins a comment that goes to
-// the end of the line. Throws Error (kBadFile) whose message does not begin with a place, nor contains
-// any part of a key.
+// @words: the words of one SA, separated by blanks, tabs, newlines; "#" begins a comment that goes
+// to the end of the line. Throws Error (kBadFile) whose message does not begin with a place, nor
+// contains any part of a key.
 SaSpec parse_sa(std::string_view words, const SaDefaults &defaults);
 
 // Calls @sa for each line of @text that describes an SA, with its number from 1. Throws Error
