@@ -5,6 +5,7 @@
 #include <linux/mutex.h>
 #include <linux/rhashtable.h>
 #include <linux/xarray.h>
+#include <net/net_namespace.h>
 #include <net/snmp.h>
 #include <net/udp_crypto.h>
 
