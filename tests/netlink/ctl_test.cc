@@ -270,10 +270,12 @@ TEST_F(Ctl, ExitStatusAndMessages) {
         SCOPED_TRACE(line);
         const ToolResult result = tool(c.arguments, c.input, c.uid);
         EXPECT_EQ(result.status, c.status) << result.err;
-        if (!c.message.empty())
+        if (!c.message.empty()) {
             EXPECT_EQ(result.err, "quic-sadb-ctl: error: " + c.message + "\n");
-        if (c.status != 0)
+        }
+        if (c.status != 0) {
             EXPECT_EQ(result.out, "");
+        }
     }
     EXPECT_EQ(count(), 1U);
 }

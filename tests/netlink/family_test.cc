@@ -230,8 +230,9 @@ TEST_F(Netlink, EveryBadSaIsRefusedWithWords) {
         const Answer answer = netlink().request(UDP_CRYPTO_CMD_SA_ADD, c.attributes);
         EXPECT_EQ(answer.error, c.error);
         EXPECT_FALSE(answer.message.empty());
-        if (*c.words != 0)
+        if (*c.words != 0) {
             EXPECT_EQ(answer.message, c.words);
+        }
         EXPECT_EQ(answer.missing, c.missing);
         EXPECT_EQ(answer.bad, c.bad);
         EXPECT_EQ(count(), 0U);

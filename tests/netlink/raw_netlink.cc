@@ -28,8 +28,9 @@ template <typename T> T read(const Bytes &bytes, std::size_t at) {
 }
 
 template <typename T> void append(Bytes &bytes, const T &value) {
-    const auto *p = reinterpret_cast<const std::uint8_t *>(&value);
-    bytes.insert(bytes.end(), p, p + sizeof(value));
+    const std::size_t at = bytes.size();
+    bytes.resize(at + sizeof(value));
+    std::memcpy(bytes.data() + at, &value, sizeof(value));
 }
 
 // Calls @attribute(type, value) for each attribute in @bytes from @at on.
