@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Guest kernels. Source after lib.sh and tree.sh; kernel_ensure VARIANT builds what is missing and links it as
+# Guest kernels. Part of parts.sh; kernel_ensure VARIANT builds what is missing and links it as
 # build/kernel/VARIANT.
 #
 #   release   Linux 6.12 with kernel/overlay, kernel/patches, include/uapi and drivers/net/mlx5-quic
@@ -206,9 +206,9 @@ kernel_build_locked() {
     local variant=$1 pristine result
     result=$CACHE/kernels/$variant-$(kernel_key "$variant")
     [[ ! -f $result/bzImage ]] || return 0 # another run made it meanwhile
-    pristine=$CACHE/sources/linux-$(kernel_source_id)
-    mkdir -p "$CACHE/sources" "$CACHE/kernels"
-    [[ -d $pristine ]] || with_lock kernel-source kernel_unpack_if_missing "$pristine"
+    mkdir -p "$CACHE/kernels"
+    kernel_source_ensure || return
+    pristine=$(kernel_source_dir)
     KERNEL_PROGRESS_TOTAL=${KERNEL_OBJECTS[$variant]} \
         run_step "kernel $variant" "$LOGS/kernel-$variant.log" kernel_progress \
         kernel_compile "$variant" "$result" "$pristine" || return
@@ -216,8 +216,22 @@ kernel_build_locked() {
     prune "$CACHE/sources" linux- 2
 }
 
+# Prints where the unchanged source is unpacked.
+kernel_source_dir() {
+    printf '%s/sources/linux-%s' "$CACHE" "$(kernel_source_id)"
+}
+
 kernel_unpack_if_missing() {
     [[ -d $1 ]] || run_step 'kernel source' "$LOGS/kernel-source.log" - kernel_unpack "$1"
+}
+
+# kernel_source_ensure: afterwards kernel_source_dir is there.
+kernel_source_ensure() {
+    local dir
+    dir=$(kernel_source_dir) || return
+    [[ ! -d $dir ]] || return 0
+    mkdir -p "$CACHE/sources"
+    with_lock kernel-source kernel_unpack_if_missing "$dir"
 }
 
 # kernel_ensure VARIANT: afterwards build/kernel/VARIANT/bzImage is the kernel of the present sources.
