@@ -26,5 +26,7 @@ sim_ensure_locked() {
 }
 
 sim_ensure() {
+    # Without the lock: guests that start at the same time need not wait for each other.
+    ! sim_up_to_date || return 0
     with_lock "userspace-$(printf '%s' "$BUILD" | key_of)" sim_ensure_locked
 }
