@@ -10,8 +10,7 @@
 #   stock     Debian's own linux-image-6.12; stock-6.1 likewise
 #
 # A finished kernel lives in the cache as kernels/VARIANT-KEY/, KEY being a hash of all that goes in.
-# A variant keeps its work tree in the cache, so that a small change costs a small rebuild. vanilla uses
-# that of release: with one configuration for both, make compiles again only what our changes reach.
+# A variant keeps its work tree in the cache, so that a small change costs a small rebuild.
 
 STEP_SOURCES+=' kernel.sh'
 
@@ -23,14 +22,6 @@ KERNEL_BUILD_REVISION=1
 
 # Object files of a full build, for the progress line only.
 declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [vanilla]=1900)
-
-# Prints the name of a variant's work tree, which is also that of its lock.
-kernel_tree_of() {
-    case $1 in
-    vanilla) echo kernel-release ;;
-    *) echo "kernel-$1" ;;
-    esac
-}
 
 # Prints what identifies the kernel source.
 kernel_source_id() {
@@ -175,7 +166,7 @@ kernel_configure() {
 kernel_compile() {
     local variant=$1 result=$2 pristine=$3 fragments=()
     local work tree tmp=$result.tmp
-    work=$CACHE/work/$(kernel_tree_of "$variant")
+    work=$CACHE/work/kernel-$variant
     tree=$work/tree
     mkdir -p "$work"
     if [[ $variant = vanilla ]]; then
@@ -247,7 +238,7 @@ kernel_ensure() {
     esac
     result=$CACHE/kernels/$variant-$(kernel_key "$variant") || exit 1
     if [[ ! -f $result/bzImage ]]; then
-        with_lock "$(kernel_tree_of "$variant")" kernel_build_locked "$variant" || return
+        with_lock "kernel-$variant" kernel_build_locked "$variant" || return
         result=$CACHE/kernels/$variant-$(kernel_key "$variant")
     fi
     link_result "$result" "$BUILD/kernel/$variant"

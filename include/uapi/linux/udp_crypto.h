@@ -253,8 +253,8 @@ struct udp_crypto_caps {
  * ENODATA: a packet is too short for a header protection sample: it must have
  *	at least @pn_offset + 4 bytes before its tag. Also an empty send.
  * EMSGSIZE: a packet, in a batch the segment size, is longer than the path (or,
- *	with IP_PMTUDISC_PROBE, the device) carries, or the whole is above 65,507 bytes with tags (65,527
- *	over IPv6).
+ *	with IP_PMTUDISC_PROBE, the device) carries, or the whole is above
+ *	65,507 bytes with tags (65,527 over IPv6).
  * EKEYEXPIRED: the SA has protected, or would with this send, more packets
  *	than its limit. Earlier packets of a batch are not sent either.
  * EBUSY: MSG_MORE, UDP_CORK, or data corked on the socket.
