@@ -139,8 +139,8 @@ TEST_P(QuicEngineCipher, WhatCannotBeProtectedIsLeftAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, QuicEngineCipher, testing::ValuesIn(quic_test::kAllCiphers),
-                         [](const auto &info) {
-                             std::string name = quic_test::name(info.param);
+                         [](const auto &test) {
+                             std::string name = quic_test::name(test.param);
                              std::erase_if(name, [](char c) { return !std::isalnum(c); });
                              return name;
                          });
