@@ -19,7 +19,7 @@ namespace quic_test {
 enum class Wire {
     kVeth,                  // no offload: protected in software before IP
     kOffload,               // netdevsim with the offload and UDP segmentation
-    kOffloadNoSegmentation, // netdevsim with the offload alone: batches fall back to software
+    kOffloadNoSegmentation, // netdevsim with the offload alone: the stack segments batches
     kConnectx,              // two mlx5 devices with a real wire between them, as tests/nic/guest has
 };
 const char *name(Wire wire);

@@ -103,7 +103,7 @@ class Traffic {
 
 class Ciphers : public testing::TestWithParam<Cipher> {};
 INSTANTIATE_TEST_SUITE_P(All, Ciphers, testing::ValuesIn(kAllCiphers),
-                         [](const auto &info) { return std::string(name(info.param)); });
+                         [](const auto &test) { return std::string(name(test.param)); });
 
 // --- the three paths --------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ const Event kEvents[] = {
      {"ethtool -K va tx-udp-segmentation off", "ethtool -K va tx-udp-segmentation on"}},
 };
 INSTANTIATE_TEST_SUITE_P(All, Events, testing::ValuesIn(kEvents),
-                         [](const auto &info) { return std::string(info.param.name); });
+                         [](const auto &test) { return std::string(test.param.name); });
 
 // The driver is unbound and bound again: another net device, an empty database, the same SA.
 TEST(Reload, TheSaIsPutBack) {
