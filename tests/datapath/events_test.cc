@@ -15,7 +15,7 @@
 namespace quic_test {
 namespace {
 
-constexpr Wire kWires[] = {Wire::kVeth, Wire::kOffload, Wire::kOffloadNoSegmentation};
+const std::vector<Wire> kWires = all_wires();
 
 // Over an offloading device, packets that software must protect late may find its ciphers not yet
 // set up; the first are dropped and counted.
