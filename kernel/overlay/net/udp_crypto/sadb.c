@@ -240,6 +240,7 @@ static void udp_sa_unlink(struct udp_crypto_net *un, struct udp_sa *sa)
 	hlist_del(&sa->siblings);
 	WRITE_ONCE(un->count, un->count - 1);
 	UDP_CRYPTO_INC_STATS(un, SADELETED);
+	udp_crypto_sa_deleted(sa);
 	udp_sa_put(sa);
 }
 
@@ -283,7 +284,7 @@ int udp_sa_info(struct sock *sk, u64 cookie, struct udp_crypto_sa_info *info)
 	if (sa) {
 		info->req.flags = sa->flags;
 		info->sa = sa->index;
-		info->state = UDP_CRYPTO_SA_SOFTWARE;
+		info->state = udp_crypto_sa_where(sa, &info->ifindex);
 		info->cipher = sa->keys.cipher;
 		info->packets = atomic64_read(&sa->packets);
 		info->bytes = atomic64_read(&sa->bytes);

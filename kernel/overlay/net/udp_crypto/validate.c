@@ -340,8 +340,9 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 	int err;
 
 	if (udp_crypto_dev_can(dev, skb)) {
-		UDP_CRYPTO_ADD_STATS(udp_crypto_pernet(dev_net(dev)), TXDEVICE,
-				     udp_crypto_segs(skb));
+		if (!dev->udp_crypto_ops->stacked)
+			UDP_CRYPTO_ADD_STATS(udp_crypto_pernet(dev_net(dev)),
+					     TXDEVICE, udp_crypto_segs(skb));
 		return skb;
 	}
 
