@@ -4,10 +4,7 @@
 # What a kernel reviewer would run on our changes: checkpatch --strict, W=1 and sparse on what they
 # touch, and the configurations that the tests do not boot. The test kernel.checks.
 
-. "$(dirname "$0")/lib.sh"
-. "$ROOT/scripts/packages.sh"
-. "$ROOT/scripts/tree.sh"
-. "$ROOT/scripts/kernel.sh"
+. "$(dirname "$0")/parts.sh"
 
 usage() {
     cat <<'END'
@@ -202,8 +199,8 @@ while (($#)); do
 done
 ((${#checks[@]})) || checks=(checkpatch warnings off modular)
 
-PRISTINE=$CACHE/sources/linux-$(kernel_source_id)
-[[ -d $PRISTINE ]] || with_lock kernel-source kernel_unpack_if_missing "$PRISTINE"
+kernel_source_ensure
+PRISTINE=$(kernel_source_dir)
 mkdir -p "$WORK"
 
 run_checks() {
