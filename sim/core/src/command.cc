@@ -115,6 +115,8 @@ const char *register_name(std::uint16_t reg) {
         return #name;
 #include <register_names.inc>
 #undef CONNECTX_REGISTER
+    case MLX5_QUIC_REG_CNT:
+        return "QUIC_CNT";
     default:
         return "unknown register";
     }
@@ -129,6 +131,7 @@ const CommandTable &command_table() {
         register_steering_commands(t);
         register_vport_commands(t);
         register_port_commands(t);
+        register_quic_commands(t);
         return t;
     }();
     return table;
@@ -137,6 +140,11 @@ const CommandTable &command_table() {
 void CommandInterface::reset() {
     queue_ = {};
     pending_ = 0;
+    late_.clear();
+}
+
+std::uint64_t CommandInterface::next_deadline() const {
+    return late_.empty() ? UINT64_MAX : late_.begin()->first;
 }
 
 void CommandInterface::doorbell(std::uint32_t vector) {
@@ -151,7 +159,13 @@ void CommandInterface::run() {
     pending_ = 0;
     for (unsigned i = 0; i < 32; ++i)
         if ((now >> i & 1) != 0)
-            process(i);
+            process(i, true);
+    const std::uint64_t clock = late_.empty() ? 0 : core_.host.clock_ns();
+    while (!late_.empty() && late_.begin()->first <= clock) {
+        const unsigned slot = late_.begin()->second;
+        late_.erase(late_.begin());
+        process(slot, false);
+    }
 }
 
 CommandStatus CommandInterface::execute(ConstBytes in, Bytes out) {
@@ -253,7 +267,7 @@ unsigned CommandInterface::deliver_output(const mlx5_cmd_layout &entry, ConstByt
     return kDelivered;
 }
 
-void CommandInterface::process(unsigned index) {
+void CommandInterface::process(unsigned index, bool may_delay) {
     if (queue_.value == 0 || core_.iseg.nic_interface() != NicInterface::kFullDriver)
         return;
     const GuestAddr where = queue_ + (static_cast<std::uint64_t>(index) << kLogStride);
@@ -277,8 +291,16 @@ void CommandInterface::process(unsigned index) {
     if (delivery == kDelivered) {
         if (core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode)))
             return;
+        if (may_delay) {
+            if (auto delay = core_.faults.take_command_delay(IFC_GET(nop_in, in, opcode))) {
+                wipe(in);
+                late_.emplace(core_.host.clock_ns() + *delay, index);
+                return;
+            }
+        }
         out.resize(outlen);
         execute(in, out);
+        wipe(in); // there may have been keys in it
         delivery = deliver_output(entry, out);
         std::memset(entry.out, 0, sizeof(entry.out));
         std::memcpy(entry.out, out.data(), std::min(out.size(), sizeof(entry.out)));

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "objects.h"
+#include "quic.h"
 
 #include <connectx/device.h>
 #include <connectx/ifc.h>
@@ -88,6 +89,7 @@ void register_queue_commands(CommandTable &table);
 void register_steering_commands(CommandTable &table);
 void register_vport_commands(CommandTable &table);
 void register_port_commands(CommandTable &table);
+void register_quic_commands(CommandTable &table);
 const CommandTable &command_table();
 
 /// Fetches commands that the doorbell announced, executes them and writes the result back.
@@ -105,6 +107,8 @@ class CommandInterface {
     void doorbell(std::uint32_t vector);
     [[nodiscard]] bool pending() const { return pending_ != 0; }
     void run();
+    /// When the next command that a fault delays is due.
+    [[nodiscard]] std::uint64_t next_deadline() const;
     void reset();
     [[nodiscard]] const std::map<std::uint16_t, std::uint64_t> &unknown() const { return unknown_; }
     void count_unknown(std::uint32_t what) { ++unknown_[static_cast<std::uint16_t>(what)]; }
@@ -117,7 +121,7 @@ class CommandInterface {
     CommandStatus execute(ConstBytes in, Bytes out);
 
   private:
-    void process(unsigned index);
+    void process(unsigned index, bool may_delay);
     /// Delivery status, 0 for success.
     unsigned fetch_input(const mlx5_cmd_layout &entry, std::vector<std::uint8_t> &in);
     unsigned deliver_output(const mlx5_cmd_layout &entry, ConstBytes out);
@@ -125,6 +129,7 @@ class CommandInterface {
     Core &core_;
     GuestAddr queue_;
     std::uint32_t pending_ = 0;
+    std::multimap<std::uint64_t, unsigned> late_; ///< slots, by the time they are due
     std::map<std::uint16_t, std::uint64_t> unknown_;
     std::map<std::uint16_t, std::uint64_t> unknown_registers_;
 };
@@ -376,16 +381,19 @@ class TxEngine {
     void forget(Sq &sq);
     void reset() { ready_.clear(); }
     /// Next send WQE of the queue (any queue if none) ends in this error.
-    void set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index);
+    void set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index, unsigned vendor = 0);
 
   private:
     struct Wqe;
     bool execute_one(Sq &sq);
     Syndrome execute(Sq &sq, const Wqe &wqe);
+    /// Checks the QUIC segment of a WQE that should have one.
+    Syndrome parse_quic(Wqe &wqe);
     Syndrome send(Sq &sq, const Wqe &wqe);
     Syndrome send_multi(Sq &sq, const Wqe &wqe);
     Syndrome umr(Sq &sq, const Wqe &wqe);
-    Syndrome segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, ConstBytes payload);
+    Syndrome segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, ConstBytes payload,
+                              QuicOffload::Job &job);
     void emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame);
     void complete(Sq &sq, std::uint16_t wqe_counter, std::uint8_t opcode);
     void flush(Sq &sq);
@@ -395,6 +403,7 @@ class TxEngine {
     std::deque<std::uint32_t> ready_;
     std::vector<std::uint8_t> payload_;
     std::vector<std::uint8_t> frame_;
+    unsigned vendor_syndrome_ = 0; ///< of the WQE in execution
 };
 
 /// What steering made of a frame.
@@ -546,6 +555,9 @@ class Faults {
     /// Syndrome to end the next WQE of the queue with.
     std::optional<Syndrome> on_send(std::uint32_t sqn);
     std::optional<Syndrome> on_receive(std::uint32_t rqn);
+    /// Nanoseconds by which to delay the command.
+    std::optional<std::uint64_t> take_command_delay(std::uint16_t opcode);
+    std::optional<CommandStatus> take_quic_sa_failure();
 
   private:
     struct Armed {
@@ -558,6 +570,7 @@ class Faults {
 
     Core &core_;
     Armed command_timeout_, command_fail_, irq_lost_, irq_late_, sq_error_, rq_error_;
+    Armed command_late_, quic_sa_fail_;
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -619,6 +632,7 @@ class Core {
     Vport vport;
     Port port;
     Faults faults;
+    QuicOffload quic;
 
   private:
     void uar_write(std::uint32_t uar, unsigned offset, ConstBytes data);

@@ -123,6 +123,10 @@ bool udp_sa_permits(const struct udp_sa *sa, const struct sock *sk);
 bool udp_crypto_dev_takes(struct net_device *dev, const struct sk_buff *skb,
 			  const struct udp_sa *sa);
 
+/* device.c */
+void udp_crypto_sa_deleted(struct udp_sa *sa);
+u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex);
+
 /* software.c */
 
 /* Where an encryption runs. In process context any implementation of a cipher

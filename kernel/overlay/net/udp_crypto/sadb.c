@@ -248,6 +248,7 @@ static void udp_sa_unlink(struct udp_crypto_net *un, struct udp_sa *sa)
 	udp_sa_table_changed(un);
 	UDP_CRYPTO_INC_STATS(un, SADELETED);
 	udp_crypto_nl_notify(un, sa, UDP_CRYPTO_CMD_SA_DEL_NTF);
+	udp_crypto_sa_deleted(sa);
 	udp_sa_put(sa);
 }
 
@@ -281,7 +282,7 @@ void udp_sa_describe(struct udp_sa *sa, struct udp_crypto_sa_info *info)
 {
 	info->req.flags = sa->flags;
 	info->sa = sa->index;
-	info->state = UDP_CRYPTO_SA_SOFTWARE;
+	info->state = udp_crypto_sa_where(sa, &info->ifindex);
 	info->cipher = sa->keys.cipher;
 	info->packets = atomic64_read(&sa->packets);
 	info->bytes = atomic64_read(&sa->bytes);
