@@ -5,16 +5,19 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <set>
 #include <thread>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/genetlink.h>
 #include <linux/netlink.h>
 #include <net/if.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 
 #include "loopback.h"
@@ -191,13 +194,13 @@ TEST_F(Netlink, EveryBadSaIsRefusedWithWords) {
         {"iv of 11",
          with(whole, {UDP_CRYPTO_A_SA_IV, Bytes(11, 1)}),
          ERANGE,
-         "integer out of range",
+         "binary attribute size out of range",
          {},
          UDP_CRYPTO_A_SA_IV},
         {"iv of 16",
          with(whole, {UDP_CRYPTO_A_SA_IV, sixteen}),
          ERANGE,
-         "integer out of range",
+         "binary attribute size out of range",
          {},
          UDP_CRYPTO_A_SA_IV},
         {"uid -1",
@@ -208,7 +211,7 @@ TEST_F(Netlink, EveryBadSaIsRefusedWithWords) {
          UDP_CRYPTO_A_SA_UID},
         {"packet limit of 1 byte",
          with(whole, {UDP_CRYPTO_A_SA_PACKET_LIMIT, {1}}),
-         ERANGE,
+         EINVAL,
          "",
          {},
          UDP_CRYPTO_A_SA_PACKET_LIMIT},
@@ -269,12 +272,16 @@ TEST_F(Netlink, UnknownCommandsAndWrongForms) {
     for (const std::uint8_t command : {UDP_CRYPTO_CMD_SA_ADD, UDP_CRYPTO_CMD_SA_DEL,
                                        UDP_CRYPTO_CMD_SA_FLUSH, UDP_CRYPTO_CMD_STATS_GET})
         EXPECT_EQ(netlink().request(command, {}, NLM_F_DUMP).error, EOPNOTSUPP);
-    // A dump takes no attributes.
-    EXPECT_EQ(
-        netlink()
-            .request(UDP_CRYPTO_CMD_SA_GET, {Attribute::u32(UDP_CRYPTO_A_SA_INDEX, 1)}, NLM_F_DUMP)
-            .error,
-        EINVAL);
+    // Those that ask for all take no attributes.
+    const std::pair<std::uint8_t, std::uint16_t> bare[] = {{UDP_CRYPTO_CMD_SA_GET, NLM_F_DUMP},
+                                                           {UDP_CRYPTO_CMD_DEV_GET, NLM_F_DUMP},
+                                                           {UDP_CRYPTO_CMD_STATS_GET, 0}};
+    for (const auto &[command, flags] : bare)
+        for (const std::uint16_t type : {1, 99}) {
+            const Answer answer = netlink().request(command, {Attribute::u32(type, 1)}, flags);
+            EXPECT_EQ(answer.error, EINVAL);
+            EXPECT_EQ(answer.message, "this request takes no attributes");
+        }
 }
 
 TEST_F(Netlink, ASocketsSaIsShownButNotDeleted) {
@@ -420,50 +427,70 @@ TEST_F(Netlink, TheUnprivilegedMayOnlySeeDevicesAndStatistics) {
     EXPECT_EQ(count(), 1U);
 }
 
+// The guest's programs run in a chroot, where no user namespace can be made. In a mount namespace
+// of its own the process makes the folder that it runs in the root of all.
+void leave_chroot() {
+    char inner[] = "/tmp/chroot-XXXXXX";
+    if (::unshare(CLONE_NEWNS) != 0 || ::mkdtemp(inner) == nullptr)
+        throw_errno("leave_chroot");
+    const UniqueFd root(::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    // A working folder outside the root goes up to the root of the namespace.
+    if (::chroot(inner) != 0 || ::fchdir(root.get()) != 0)
+        throw_errno("leave_chroot");
+    for (int i = 0; i < 32; ++i)
+        if (::chdir("..") != 0)
+            throw_errno("leave_chroot");
+    if (::chroot(".") != 0 || ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::fchdir(root.get()) != 0 || ::rmdir(inner + 1) != 0 ||
+        ::mount(".", "/", nullptr, MS_MOVE, nullptr) != 0 || ::chroot(".") != 0)
+        throw_errno("leave_chroot");
+}
+
 // Root of a user namespace is an administrator of the network namespaces that belong to it, and
-// names the users that it has.
+// names the users that it has. Returns how many expectations did not hold.
+int as_root_of_a_user_namespace(const PacketKeys &keys) {
+    RawNetlink outside;
+    if (::unshare(CLONE_NEWUSER) != 0)
+        return 100;
+    write_file("/proc/self/setgroups", "deny");
+    write_file("/proc/self/uid_map", "0 " + std::to_string(kUser) + " 1");
+    // Still in a network namespace of others.
+    RawNetlink still_outside;
+    int bad = 0;
+    for (RawNetlink *netlink : {&outside, &still_outside})
+        bad += netlink->request(UDP_CRYPTO_CMD_SA_ADD, sa_attributes(keys, 0)).error != EPERM;
+    if (::unshare(CLONE_NEWNET) != 0)
+        return 101;
+    set_interface_up("lo");
+    RawNetlink inside;
+    bad += inside.join() != 0;
+    const Answer added = inside.request(UDP_CRYPTO_CMD_SA_ADD, sa_attributes(keys, 0));
+    bad += added.error != 0;
+    const Answer unknown = inside.request(UDP_CRYPTO_CMD_SA_ADD, sa_attributes(keys, 5));
+    bad += unknown.error != EINVAL || unknown.message != "the user namespace has no such uid";
+    if (bad != 0)
+        return bad;
+    const auto index = static_cast<std::uint32_t>(
+        find_number(added.messages.at(0), UDP_CRYPTO_A_SA_INDEX).value());
+    RawNetlink reader;
+    const Answer got =
+        reader.request(UDP_CRYPTO_CMD_SA_GET, {Attribute::u32(UDP_CRYPTO_A_SA_INDEX, index)});
+    bad += find_number(got.messages.at(0), UDP_CRYPTO_A_SA_UID) != 0U;
+    // It is the user's own: he can send with it.
+    Loopback loopback(Family::kIpv4, true);
+    bad += send(loopback.sender.get(), make_packet(kShape, 1, kSize),
+                Control().quic(1, index, kShape.pn_offset())) != static_cast<ssize_t>(kSize);
+    return bad;
+}
+
 TEST_F(Netlink, RootOfAUserNamespace) {
-    EXPECT_EQ(
-        as_user(
-            kUser,
-            [this] {
-                RawNetlink outside;
-                if (::unshare(CLONE_NEWUSER) != 0)
-                    return 100;
-                write_file("/proc/self/setgroups", "deny");
-                write_file("/proc/self/uid_map", "0 " + std::to_string(kUser) + " 1");
-                // Still in a network namespace of others.
-                RawNetlink still_outside;
-                int bad = 0;
-                for (RawNetlink *netlink : {&outside, &still_outside})
-                    bad += netlink->request(UDP_CRYPTO_CMD_SA_ADD, sa_attributes(keys_, 0)).error !=
-                           EPERM;
-                if (::unshare(CLONE_NEWNET) != 0)
-                    return 101;
-                set_interface_up("lo");
-                RawNetlink inside;
-                bad += inside.join() != 0;
-                const Answer added = inside.request(UDP_CRYPTO_CMD_SA_ADD, sa_attributes(keys_, 0));
-                bad += added.error != 0;
-                const Answer unknown =
-                    inside.request(UDP_CRYPTO_CMD_SA_ADD, sa_attributes(keys_, 5));
-                bad += unknown.error != EINVAL ||
-                       unknown.message != "the user namespace has no such uid";
-                if (bad != 0)
-                    return bad;
-                const auto index = static_cast<std::uint32_t>(
-                    find_number(added.messages.at(0), UDP_CRYPTO_A_SA_INDEX).value());
-                const Answer got = inside.request(UDP_CRYPTO_CMD_SA_GET,
-                                                  {Attribute::u32(UDP_CRYPTO_A_SA_INDEX, index)});
-                bad += find_number(got.messages.at(0), UDP_CRYPTO_A_SA_UID) != 0U;
-                // It is the user's own: he can send with it.
-                Loopback loopback(Family::kIpv4, true);
-                bad += send(loopback.sender.get(), make_packet(kShape, 1, kSize),
-                            Control().quic(1, index, kShape.pn_offset())) !=
-                       static_cast<ssize_t>(kSize);
-                return bad;
-            }),
-        0);
+    EXPECT_EQ(as_user(0,
+                      [this] {
+                          leave_chroot();
+                          return as_user(kUser,
+                                         [this] { return as_root_of_a_user_namespace(keys_); });
+                      }),
+              0);
     EXPECT_EQ(count(), 0U);
 }
 

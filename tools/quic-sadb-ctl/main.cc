@@ -225,7 +225,7 @@ class Progress {
   public:
     Progress(std::size_t total, bool quiet)
         : total_(total), terminal_(::isatty(STDERR_FILENO) == 1),
-          quiet_(quiet || (!terminal_ && total < 10000)) {}
+          quiet_(quiet || (!terminal_ && total < 1000)) {}
     ~Progress() { clear(); }
     Progress(const Progress &) = delete;
     Progress &operator=(const Progress &) = delete;

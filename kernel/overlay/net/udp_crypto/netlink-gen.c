@@ -60,6 +60,7 @@ const struct genl_split_ops udp_crypto_nl_ops[8] = {
 	},
 	{
 		.cmd	= UDP_CRYPTO_CMD_DEV_GET,
+		.start	= udp_crypto_nl_bare_start,
 		.dumpit	= udp_crypto_nl_dev_get_dumpit,
 		.flags	= GENL_CMD_CAP_DUMP,
 	},
@@ -102,8 +103,9 @@ const struct genl_split_ops udp_crypto_nl_ops[8] = {
 		.flags		= GENL_CMD_CAP_DO,
 	},
 	{
-		.cmd	= UDP_CRYPTO_CMD_STATS_GET,
-		.doit	= udp_crypto_nl_stats_get_doit,
-		.flags	= GENL_CMD_CAP_DO,
+		.cmd		= UDP_CRYPTO_CMD_STATS_GET,
+		.pre_doit	= udp_crypto_nl_bare_doit,
+		.doit		= udp_crypto_nl_stats_get_doit,
+		.flags		= GENL_CMD_CAP_DO,
 	},
 };

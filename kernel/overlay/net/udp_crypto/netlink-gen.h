@@ -19,6 +19,9 @@ extern const struct genl_split_ops udp_crypto_nl_ops[8];
 
 int udp_crypto_nl_admin_doit(const struct genl_split_ops *ops,
 			     struct sk_buff *skb, struct genl_info *info);
+int udp_crypto_nl_bare_doit(const struct genl_split_ops *ops,
+			    struct sk_buff *skb, struct genl_info *info);
+int udp_crypto_nl_bare_start(struct netlink_callback *cb);
 int udp_crypto_nl_admin_start(struct netlink_callback *cb);
 
 int udp_crypto_nl_dev_get_doit(struct sk_buff *skb, struct genl_info *info);

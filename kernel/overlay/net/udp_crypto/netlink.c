@@ -50,9 +50,32 @@ int udp_crypto_nl_admin_doit(const struct genl_split_ops *ops,
 	return udp_crypto_nl_admin(skb, genl_info_net(info), info->extack);
 }
 
+/* Split operations without a policy take any attribute and look at none. */
+static int udp_crypto_nl_bare(const struct nlmsghdr *nlh,
+			      struct netlink_ext_ack *extack)
+{
+	if (!nlmsg_attrlen(nlh, GENL_HDRLEN))
+		return 0;
+	NL_SET_ERR_MSG(extack, "this request takes no attributes");
+	return -EINVAL;
+}
+
+int udp_crypto_nl_bare_doit(const struct genl_split_ops *ops,
+			    struct sk_buff *skb, struct genl_info *info)
+{
+	return udp_crypto_nl_bare(info->nlhdr, info->extack);
+}
+
+int udp_crypto_nl_bare_start(struct netlink_callback *cb)
+{
+	return udp_crypto_nl_bare(cb->nlh, cb->extack);
+}
+
 int udp_crypto_nl_admin_start(struct netlink_callback *cb)
 {
-	return udp_crypto_nl_admin(cb->skb, sock_net(cb->skb->sk), cb->extack);
+	return udp_crypto_nl_admin(cb->skb, sock_net(cb->skb->sk),
+				   cb->extack) ?:
+	       udp_crypto_nl_bare(cb->nlh, cb->extack);
 }
 
 /* The attribute @type, or NULL with the complaint made. */
