@@ -267,6 +267,8 @@ class EventQueues {
     explicit EventQueues(Core &core) : core_(core) {}
 
     /// Posts to every EQ whose event mask has the type.
+    /// Whether some EQ wants events of this type.
+    bool has_async(unsigned type) const;
     void post_async(unsigned type, unsigned sub_type, ConstBytes data);
     void post_completion(Eq &eq, std::uint32_t cqn);
     void post(Eq &eq, unsigned type, unsigned sub_type, ConstBytes data);
