@@ -10,8 +10,9 @@
 . "$ROOT/scripts/tree.sh"
 . "$ROOT/scripts/kernel.sh"
 . "$ROOT/scripts/stock-kernel.sh"
-. "$ROOT/scripts/qemu.sh"
 . "$ROOT/scripts/userspace.sh"
+. "$ROOT/scripts/sim.sh"
+. "$ROOT/scripts/qemu.sh"
 
 usage() {
     cat <<'END'
