@@ -5,14 +5,7 @@
 # to an unmodified QUIC client on the host; then everything is counted and checked by somebody else.
 
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "$0")/lib.sh"
-. "$ROOT/scripts/packages.sh"
-. "$ROOT/scripts/tree.sh"
-. "$ROOT/scripts/kernel.sh"
-. "$ROOT/scripts/stock-kernel.sh"
-. "$ROOT/scripts/userspace.sh"
-. "$ROOT/scripts/sim.sh"
-. "$ROOT/scripts/qemu.sh"
+. "$(dirname "$0")/parts.sh"
 
 usage() {
     cat <<'END'

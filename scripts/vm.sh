@@ -4,13 +4,7 @@
 # ./run vm: boots a guest, runs one command in it, and hands back what it printed and its status.
 
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "$0")/lib.sh"
-. "$ROOT/scripts/tree.sh"
-. "$ROOT/scripts/kernel.sh"
-. "$ROOT/scripts/stock-kernel.sh"
-. "$ROOT/scripts/userspace.sh"
-. "$ROOT/scripts/sim.sh"
-. "$ROOT/scripts/qemu.sh"
+. "$(dirname "$0")/parts.sh"
 
 usage() {
     cat <<'END'
