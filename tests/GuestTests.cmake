@@ -12,6 +12,14 @@ add_guest_test(NAME uapi.32-bit COMMAND ${CMAKE_CURRENT_BINARY_DIR}/compat32 KER
 add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERNEL release MEMORY 320
                TIMEOUT 900 LABELS uapi long)
 
+# --- the netlink family and quic-sadb-ctl ------------------------------------------------------------
+if(TARGET netlink_test)
+  add_guest_test(NAME netlink COMMAND netlink_test KERNEL release TIMEOUT 600 LABELS netlink long)
+  add_guest_test(NAME netlink.debug COMMAND netlink_test KERNEL debug TIMEOUT 1800 LABELS netlink long)
+  add_guest_test(NAME netlink.many COMMAND netlink_test --gtest_filter=*HundredThousand KERNEL release
+                 TIMEOUT 900 ENV QUIC_SADB_MANY=1 LABELS netlink long)
+endif()
+
 # All but the user interface runs with --all only, until every part of it has been seen to pass within
 # the time that a default run may take.
 
