@@ -48,6 +48,16 @@ TEST(Command, RunsThroughMailboxes) {
     EXPECT_EQ(IFC_GET(cmd_hca_cap, cap, roce), 0U);
 }
 
+TEST(Command, CompletionOfCreateEqIsNoEventInThatEq) {
+    MiniDriver d;
+    d.open();
+    const auto polled = [&](const TestEq &eq) { return d.host.at(eq.ring.entry(0))[63] & 1; };
+    const TestEq eq = d.create_eq(1, 1ULL << MLX5_EVENT_TYPE_CMD);
+    EXPECT_EQ(polled(eq), 1) << "an event was written";
+    d.must(REQUEST(nop, NOP), IFC_BYTES(nop_out));
+    EXPECT_EQ(polled(eq), 0);
+}
+
 TEST(Command, UnknownOpcodeIsAnsweredAndCounted) {
     MiniDriver d;
     d.init();

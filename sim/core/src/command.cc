@@ -274,6 +274,10 @@ void CommandInterface::process(unsigned index) {
     else
         delivery = fetch_input(entry, in);
 
+    // Who is told is settled before the command runs: a CREATE_EQ that asks for command events does
+    // not find its own completion in the new queue. The driver has polled for that one.
+    const std::vector<std::uint32_t> listeners =
+        core_.events.subscribers(MLX5_EVENT_TYPE_CMD);
     if (delivery == kDelivered) {
         if (core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode)))
             return;
@@ -299,7 +303,7 @@ void CommandInterface::process(unsigned index) {
 
     std::array<std::uint8_t, sizeof(ev_data)> data{};
     store_be<std::uint32_t>(data.data(), 1U << index);
-    core_.events.post_async(MLX5_EVENT_TYPE_CMD, 0, data);
+    core_.events.post_to(listeners, MLX5_EVENT_TYPE_CMD, 0, data);
 }
 
 } // namespace connectx

@@ -263,6 +263,11 @@ class EventQueues {
 
     /// Posts to every EQ whose event mask has the type.
     void post_async(unsigned type, unsigned sub_type, ConstBytes data);
+    /// The numbers of the EQs whose event mask has the type.
+    [[nodiscard]] std::vector<std::uint32_t> subscribers(unsigned type) const;
+    /// Posts to those of the EQs that still exist.
+    void post_to(const std::vector<std::uint32_t> &eqns, unsigned type, unsigned sub_type,
+                 ConstBytes data);
     void post_completion(Eq &eq, std::uint32_t cqn);
     void post(Eq &eq, unsigned type, unsigned sub_type, ConstBytes data);
     /// EQ doorbell of a UAR: consumer index, and arming.
