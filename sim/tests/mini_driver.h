@@ -396,13 +396,17 @@ class MiniDriver {
         unsigned log_stride_size = 8;
         unsigned log_num_strides = 4;
         unsigned counter_set = 0;
+        unsigned log_wqe = 0; ///< log2 of a WQE's bytes; 0: as small as the type allows
     };
 
     TestRq create_rq(TestCq &cq, const RqOptions &o) {
         TestRq rq;
         rq.cq = &cq;
-        const bool striding = o.type == MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ;
-        const unsigned log_stride = striding ? 5 : 4;
+        const bool striding = o.type == MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ ||
+                              o.type == MLX5_WQ_TYPE_CYCLIC_STRIDING_RQ;
+        const bool linked = o.type == MLX5_WQ_TYPE_LINKED_LIST ||
+                            o.type == MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ;
+        const unsigned log_stride = o.log_wqe != 0 ? o.log_wqe : linked ? 5 : 4;
         rq.ring = {host.alloc(1U << (log_stride + o.log_size)), o.log_size, 1U << log_stride};
         rq.dbr = host.alloc(64, 64);
         rq.buffer_size = striding ? 1UL << (o.log_stride_size + o.log_num_strides) : o.buffer_size;
@@ -425,7 +429,7 @@ class MiniDriver {
         for (std::uint32_t i = 0; i <= rq.ring.mask(); ++i) {
             rq.buffers.push_back(host.alloc(rq.buffer_size, 64));
             std::uint8_t *wqe = host.at(rq.ring.entry(i));
-            if (striding) {
+            if (linked) {
                 store_be<std::uint16_t>(wqe + 2, (i + 1) & rq.ring.mask());
                 wqe += 16;
             }
