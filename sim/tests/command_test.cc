@@ -374,6 +374,22 @@ TEST(Reset, FirmwareResetDisablesTheInterfaceAndForgetsEverything) {
     d.init(); // and up again
 }
 
+TEST(Reset, FunctionLevelResetLeavesADisabledInterface) {
+    const auto at = offsetof(mlx5_init_seg, cmdq_addr_l_sz);
+    MiniDriver d;
+    d.dev.reset();
+    EXPECT_EQ(d.read32(at) >> 8 & 7, 0U) << "nobody has used it yet";
+    d.open();
+    d.dev.reset();
+    EXPECT_EQ(d.read32(at) >> 8 & 7, 1U);
+    EXPECT_EQ(d.dev.stats().pages_held, 0U);
+    EXPECT_NE(d.dev.describe().find("eqs 0 "), std::string::npos);
+    // Commands are not looked at until there is a queue again.
+    EXPECT_EQ(d.command(REQUEST(nop, NOP), IFC_BYTES(nop_out)).delivery, ~0U);
+    d.open();
+    EXPECT_EQ(d.read32(at) >> 8 & 7, 0U);
+}
+
 TEST(Vsc, GatewaySemaphoreAndCrSpace) {
     MiniDriver d;
     // Take the gateway as the driver does.

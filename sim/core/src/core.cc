@@ -174,6 +174,7 @@ void Core::reset_objects() {
 }
 
 void Core::reset() {
+    const bool in_use = commands.queue_address().value != 0;
     reset_objects();
     commands.reset();
     pages.reset();
@@ -181,6 +182,9 @@ void Core::reset() {
     hca_enabled = false;
     issi = 0;
     iseg.reset();
+    // A driver that was not asked finds its function disabled, and can recover.
+    if (in_use)
+        iseg.set_nic_interface(NicInterface::kDisabled);
     vsc.reset();
     Vport fresh;
     fresh.permanent_mac = config.mac;
