@@ -203,6 +203,13 @@ TEST_F(Events, CommandFaults) {
     fault("command-timeout,opcode=2048");
     EXPECT_EQ(d.command(pd, 16).delivery, ~0U);
     EXPECT_TRUE(d.command(pd, 16).ok());
+    fault("command-timeout,ms=10");
+    EXPECT_EQ(d.command(pd, 16).delivery, ~0U);
+    TestEq eq = d.create_eq(0, 1ULL << MLX5_EVENT_TYPE_CMD);
+    d.advance(9'000'000);
+    EXPECT_EQ(d.poll(eq), nullptr);
+    d.advance(2'000'000);
+    EXPECT_NE(d.poll(eq), nullptr);
     fault("command-fail");
     fault("none");
     EXPECT_TRUE(d.command(pd, 16).ok());

@@ -21,14 +21,14 @@ while [[ ${1-} = --* ]]; do
 done
 kernel=$1 program=$2 log=$3
 shift 3
-capture=${log%.log}.pcap
-rm -f "$capture"
+capture=${log%.log}.pcap sent=$(realpath -m "${log%.log}.sent")
+rm -f "$capture" "$sent"
 sockets=$(mktemp -d "${TMPDIR:-/tmp}/connectx-test.XXXXXX")
 trap 'rm -rf "$sockets"' EXIT
 
 status=0
 "$root/run" vm --kernel "$kernel" --nic none --cpus 2 --memory 2048 --timeout "${SIM_TIMEOUT:-1500}" --log "$log" \
-    --env SIM_STREAM_MIB="${SIM_STREAM_MIB:-16}" --env SIM_RELOADS="${SIM_RELOADS:-5}" \
+    --env SIM_SENT="$sent" --env SIM_STREAM_MIB="${SIM_STREAM_MIB:-16}" --env SIM_RELOADS="${SIM_RELOADS:-5}" \
     --qemu-arg -chardev --qemu-arg "socket,id=qmp,path=$sockets/qmp,server=on,wait=off" \
     --qemu-arg -mon --qemu-arg chardev=qmp,mode=control \
     --qemu-arg -chardev --qemu-arg "socket,id=qmpguest,path=$sockets/qmp" \
@@ -61,4 +61,7 @@ frames=$(count frame)
 bad=$(count '(ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0) && !(udp.srcport == 12345 && udp.dstport == 9999)')
 ((bad == 0)) || { echo "$bad of $frames frames have wrong checksums: $capture" >&2; exit 1; }
 echo "$frames frames on the wire, all checksums right"
-rm -f "$capture"
+if [[ -s $sent ]]; then
+    "$(dirname "$program")/wire-check" "$sent" "$capture" || { echo "see $sent and $capture" >&2; exit 1; }
+fi
+rm -f "$capture" "$sent"

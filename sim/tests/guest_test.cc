@@ -355,6 +355,115 @@ TEST_F(Nic, SelfTestAndReports) {
     EXPECT_GE(stat(kNear, "tx_vport_unicast_packets") - vport, 10U);
 }
 
+/// Records what the kernel hands to the driver; wire-check compares it with the capture on the host.
+TEST_F(Nic, WholePackets) {
+    const char *path = getenv("SIM_SENT");
+    if (path == nullptr)
+        GTEST_SKIP() << "SIM_SENT does not say where to record";
+    const int tap = socket_in(kNear, AF_PACKET, SOCK_RAW, 0);
+    const int one = 1;
+    ASSERT_EQ(setsockopt(tap, SOL_PACKET, PACKET_VNET_HDR, &one, sizeof(one)), 0);
+    ASSERT_EQ(setsockopt(tap, SOL_PACKET, PACKET_AUXDATA, &one, sizeof(one)), 0);
+    const int size = 256 << 20;
+    ASSERT_EQ(setsockopt(tap, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)), 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    sockaddr_ll here{};
+    here.sll_family = AF_PACKET;
+    here.sll_protocol = htons(ETH_P_ALL);
+    here.sll_ifindex = static_cast<int>(if_nametoindex(near_.c_str()));
+    ASSERT_EQ(bind(tap, reinterpret_cast<sockaddr *>(&here), sizeof(here)), 0);
+
+    const int raw = socket_in(kNear, AF_PACKET, SOCK_RAW, 0);
+    const auto send_raw = [&](unsigned type, std::size_t frame_size, unsigned seed) {
+        Bytes f = stream(0, frame_size, seed);
+        const std::array<std::uint8_t, 12> macs{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1};
+        std::copy(macs.begin(), macs.end(), f.begin());
+        f[12] = static_cast<std::uint8_t>(type >> 8);
+        f[13] = static_cast<std::uint8_t>(type);
+        sockaddr_ll to = here;
+        ASSERT_EQ(sendto(raw, f.data(), f.size(), 0, reinterpret_cast<sockaddr *>(&to), sizeof(to)),
+                  static_cast<ssize_t>(f.size()))
+            << strerror(errno);
+    };
+    constexpr unsigned kMarker = 0x88b6;
+    constexpr unsigned kOwn = 0x88b5;
+    send_raw(kMarker, 60, 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    for (std::size_t n = 14; n <= 1514; n += 13)
+        send_raw(kOwn, n, static_cast<unsigned>(n));
+    MUST("ip link add link " + near_ + " name v9 type vlan id 9");
+    MUST("ip -n far link add link " + far_ + " name v9 type vlan id 9");
+    for (int side : {kNear, kFar}) {
+        const std::string n = std::to_string(side + 1);
+        MUST(ip(side) + "link set v9 up");
+        MUST(ip(side) + "addr add 10.1.9." + n + "/24 dev v9");
+        MUST(ip(side) + "addr add fd09::" + n + "/64 dev v9 nodad");
+    }
+    for (int net : {1, 9})
+        for (bool v6 : {false, true}) {
+            tcp(kNear, v6, 1 << 20, net);
+            tcp(kFar, v6, 1 << 18, net);
+            for (std::size_t n : {1U, 17U, 18U, 19U, 1000U, 1452U})
+                udp(kNear, v6, n, 0, net);
+            for (std::size_t gso : {1U, 7U, 600U, 1200U, 1448U})
+                for (std::size_t n : {gso, 2 * gso - 1, 2 * gso + 1, 40 * gso})
+                    udp(kNear, v6, n, gso, net);
+        }
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    send_raw(kMarker, 60, 0);
+
+    std::ofstream out(path, std::ios::binary | std::ios::trunc);
+    Bytes buf(10 + (1 << 17));
+    unsigned recorded = 0;
+    unsigned markers = 0;
+    pollfd p{.fd = tap, .events = POLLIN, .revents = 0};
+    while (poll(&p, 1, 500) == 1) {
+        iovec iov{.iov_base = buf.data(), .iov_len = buf.size()};
+        sockaddr_ll from{};
+        alignas(cmsghdr) std::array<char, 256> control{};
+        msghdr msg{};
+        msg.msg_name = &from;
+        msg.msg_namelen = sizeof(from);
+        msg.msg_iov = &iov;
+        msg.msg_iovlen = 1;
+        msg.msg_control = control.data();
+        msg.msg_controllen = control.size();
+        const ssize_t n = recvmsg(tap, &msg, 0);
+        ASSERT_GT(n, 24) << strerror(errno);
+        if (from.sll_pkttype != PACKET_OUTGOING)
+            continue;
+        const bool marker = buf[22] == kMarker >> 8 && buf[23] == (kMarker & 0xff);
+        markers += marker;
+        if (markers != 1 || marker)
+            continue;
+        std::uint32_t vlan = 0;
+        for (cmsghdr *c = CMSG_FIRSTHDR(&msg); c != nullptr; c = CMSG_NXTHDR(&msg, c))
+            if (c->cmsg_level == SOL_PACKET && c->cmsg_type == PACKET_AUXDATA) {
+                tpacket_auxdata aux{};
+                std::memcpy(&aux, CMSG_DATA(c), sizeof(aux));
+                if ((aux.tp_status & TP_STATUS_VLAN_VALID) != 0)
+                    vlan = 1U << 16 | aux.tp_vlan_tci;
+            }
+        const auto length = static_cast<std::uint32_t>(n - 10);
+        out.write(reinterpret_cast<const char *>(&length), 4);
+        out.write(reinterpret_cast<const char *>(&vlan), 4);
+        out.write(reinterpret_cast<const char *>(buf.data()), n);
+        ++recorded;
+    }
+    out.close();
+    EXPECT_TRUE(out.good()) << path;
+    EXPECT_EQ(markers, 2U);
+    EXPECT_GT(recorded, 300U);
+    tpacket_stats lost{};
+    socklen_t length = sizeof(lost);
+    ASSERT_EQ(getsockopt(tap, SOL_PACKET, PACKET_STATISTICS, &lost, &length), 0);
+    EXPECT_EQ(lost.tp_drops, 0U);
+    close(tap);
+    close(raw);
+    MUST("ip link del v9");
+    MUST("ip -n far link del v9");
+}
+
 TEST_F(Nic, AdministrativelyDownAndUp) {
     for (unsigned i = 0; i < 5; ++i) {
         MUST("ip link set " + near_ + " down");

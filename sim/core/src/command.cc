@@ -137,6 +137,7 @@ const CommandTable &command_table() {
 void CommandInterface::reset() {
     queue_ = {};
     pending_ = 0;
+    held_back_.clear();
 }
 
 void CommandInterface::doorbell(std::uint32_t vector) {
@@ -279,14 +280,35 @@ void CommandInterface::process(unsigned index) {
     const std::vector<std::uint32_t> listeners =
         core_.events.subscribers(MLX5_EVENT_TYPE_CMD);
     if (delivery == kDelivered) {
-        if (core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode)))
+        if (const auto delay = core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode))) {
+            if (*delay != 0)
+                held_back_.emplace(core_.host.clock_ns() + *delay, index);
             return;
+        }
         out.resize(outlen);
         execute(in, out);
         delivery = deliver_output(entry, out);
         std::memset(entry.out, 0, sizeof(entry.out));
         std::memcpy(entry.out, out.data(), std::min(out.size(), sizeof(entry.out)));
     }
+    finish(index, entry, delivery, listeners);
+}
+
+void CommandInterface::run_deferred() {
+    while (!held_back_.empty() && held_back_.begin()->first <= core_.host.clock_ns()) {
+        const unsigned index = held_back_.begin()->second;
+        held_back_.erase(held_back_.begin());
+        // The driver has long given up; its mailboxes may be anybody's memory by now.
+        mlx5_cmd_layout entry;
+        if (core_.dma_read(queue_ + (static_cast<std::uint64_t>(index) << kLogStride),
+                           bytes_of(entry)))
+            finish(index, entry, kFirmwareError, core_.events.subscribers(MLX5_EVENT_TYPE_CMD));
+    }
+}
+
+void CommandInterface::finish(unsigned index, mlx5_cmd_layout &entry, unsigned delivery,
+                              const std::vector<std::uint32_t> &listeners) {
+    const GuestAddr where = queue_ + (static_cast<std::uint64_t>(index) << kLogStride);
     if (delivery != kDelivered) {
         ++core_.stats.delivery_errors;
         core_.log(LogLevel::kWarning, "command slot %u: delivery error %#x", index, delivery);

@@ -127,7 +127,7 @@ void Core::uar_write(std::uint32_t uar, unsigned offset, ConstBytes data) {
 void Core::update_timer() {
     std::uint64_t next = std::min(completions.next_deadline(), events.next_deadline());
     next = std::min(next, rx.next_deadline());
-    next = std::min(next, port.next_deadline());
+    next = std::min({next, port.next_deadline(), commands.next_deadline()});
     host.arm_timer(next);
 }
 
@@ -138,6 +138,7 @@ void Core::run() {
     running_ = true;
     port.run();
     events.run_deferred();
+    commands.run_deferred();
     completions.run_moderation();
     commands.run();
     rx.run();

@@ -106,6 +106,11 @@ class CommandInterface {
     [[nodiscard]] bool pending() const { return pending_ != 0; }
     void run();
     void reset();
+    /// Answers commands that a fault has held back long enough.
+    void run_deferred();
+    [[nodiscard]] std::uint64_t next_deadline() const {
+        return held_back_.empty() ? UINT64_MAX : held_back_.begin()->first;
+    }
     [[nodiscard]] const std::map<std::uint16_t, std::uint64_t> &unknown() const { return unknown_; }
     void count_unknown(std::uint32_t what) { ++unknown_[static_cast<std::uint16_t>(what)]; }
     void count_unknown_register(std::uint16_t reg) { ++unknown_registers_[reg]; }
@@ -121,10 +126,14 @@ class CommandInterface {
     /// Delivery status, 0 for success.
     unsigned fetch_input(const mlx5_cmd_layout &entry, std::vector<std::uint8_t> &in);
     unsigned deliver_output(const mlx5_cmd_layout &entry, ConstBytes out);
+    /// Gives the descriptor back to the driver.
+    void finish(unsigned index, mlx5_cmd_layout &entry, unsigned delivery,
+                const std::vector<std::uint32_t> &listeners);
 
     Core &core_;
     GuestAddr queue_;
     std::uint32_t pending_ = 0;
+    std::multimap<std::uint64_t, unsigned> held_back_; ///< time of the answer, slot
     std::map<std::uint16_t, std::uint64_t> unknown_;
     std::map<std::uint16_t, std::uint64_t> unknown_registers_;
 };
@@ -543,8 +552,9 @@ class Faults {
     explicit Faults(Core &core) : core_(core) {}
 
     bool inject(std::string_view spec, std::string &error);
-    /// The command vanishes: no answer, no event.
-    bool take_command_timeout(std::uint16_t opcode);
+    /// The command is not executed; after so many nanoseconds its descriptor comes back with a
+    /// delivery error, or never when that is 0.
+    std::optional<std::uint64_t> take_command_timeout(std::uint16_t opcode);
     std::optional<CommandStatus> take_command_failure(std::uint16_t opcode);
     enum class InterruptFault { kNone, kLost, kLate };
     InterruptFault on_interrupt(unsigned vector, std::uint64_t &delay_ns);

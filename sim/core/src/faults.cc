@@ -61,11 +61,11 @@ bool Faults::take(Armed &armed, std::uint32_t target) {
     return true;
 }
 
-bool Faults::take_command_timeout(std::uint16_t opcode) {
+std::optional<std::uint64_t> Faults::take_command_timeout(std::uint16_t opcode) {
     if (!take(command_timeout_, opcode))
-        return false;
+        return std::nullopt;
     core_.log(LogLevel::kInfo, "fault: command %s is not answered", opcode_name(opcode));
-    return true;
+    return command_timeout_.value;
 }
 
 std::optional<CommandStatus> Faults::take_command_failure(std::uint16_t opcode) {
@@ -118,7 +118,7 @@ bool Faults::inject(std::string_view spec, std::string &error) {
         return false;
     }
     if (p.name == "command-timeout") {
-        command_timeout_ = {target("opcode"), count, 0, 0};
+        command_timeout_ = {target("opcode"), count, value("ms", 0) * 1'000'000, 0};
     } else if (p.name == "command-fail") {
         command_fail_ = {target("opcode"), count, value("status", MLX5_CMD_STAT_INT_ERR) & 0xff,
                          static_cast<std::uint32_t>(value("syndrome", 0xfa17))};
