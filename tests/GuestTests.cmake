@@ -38,6 +38,33 @@ foreach(kernel release debug)
   set_tests_properties(datapath.virtio.${kernel} PROPERTIES LABELS "guest;${kernel};datapath;long" TIMEOUT 1500)
 endforeach()
 
+# --- the mlx5 driver over two ConnectX models ------------------------------------------------------
+# add_nic_test(NAME program [OPTIONS ,property=value...] [ENV name=value...] [LABELS label...]
+#              [ARGS argument...])
+function(add_nic_test name program)
+  cmake_parse_arguments(arg "" "OPTIONS;KERNEL;TIMEOUT" "ENV;LABELS;ARGS" ${ARGN})
+  if(NOT arg_KERNEL)
+    set(arg_KERNEL release)
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 900)
+  endif()
+  add_test(NAME ${name}
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/nic/guest ${arg_KERNEL}
+                   ${CMAKE_SOURCE_DIR}/build/log/test-${name}.log "${arg_OPTIONS}" $<TARGET_FILE:${program}>
+                   ${arg_ARGS})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 1200 PROCESSORS 2 ENVIRONMENT "${arg_ENV}"
+                       LABELS "guest;${arg_KERNEL};nic;${arg_LABELS}")
+endfunction()
+add_nic_test(nic.paths nic_test ARGS --gtest_filter=*Ciphers*:Offload.* LABELS long)
+add_nic_test(nic.life nic_test ARGS --gtest_filter=-*Ciphers*:Offload.*:Database.*:Capabilities.* LABELS long)
+add_nic_test(nic.full nic_test OPTIONS ,sadb-size=4 ARGS --gtest_filter=Database.* ENV QUIC_TEST_SADB=4 LABELS long)
+add_nic_test(nic.ciphers nic_test OPTIONS ,quic-ciphers=aes-128-gcm ARGS --gtest_filter=Capabilities.*
+             ENV QUIC_TEST_ONE_CIPHER=1 LABELS long)
+# The tests of the data path, with keys in the device's database and with keys in each descriptor.
+add_nic_test(nic.datapath.index datapath_test LABELS long)
+add_nic_test(nic.datapath.inline datapath_test OPTIONS ,sadb-size=0 LABELS long)
+
 # --- all at once ----------------------------------------------------------------------------------
 add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS stress long)
 add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 1200 LABELS stress long)

@@ -72,14 +72,14 @@ struct mlx5e_quic {
 	bool inline_form;
 	u16 max_lso_segments;
 
-	spinlock_t lock;
+	spinlock_t lock; /* lists, flags of the SAs */
 	struct list_head install;
 	struct list_head installed;
 	struct list_head full;
 	struct list_head remove;
 	bool up;
 
-	struct mutex cmd_lock;
+	struct mutex cmd_lock; /* one batch of commands at a time */
 	struct work_struct work;
 	struct {
 		u64 installed;

@@ -8,6 +8,12 @@ static_assert((sizeof(struct mlx5_wqe_quic_seg) +
 	       sizeof(struct mlx5_wqe_quic_keys_seg)) / MLX5_SEND_WQE_DS <=
 	      MLX5E_MAX_TX_IPSEC_DS);
 
+static bool mlx5e_quic_sa_installed(const struct mlx5e_quic_sa *sa)
+{
+	/* pairs with smp_store_release() in mlx5e_quic_install() */
+	return smp_load_acquire(&sa->state) == MLX5E_QUIC_SA_INSTALLED;
+}
+
 /**
  * mlx5e_quic_handle_tx_skb() - find out how the device gets the keys
  * @netdev: that sends
@@ -35,10 +41,8 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 
 	if (!ext->inline_sa) {
 		sa = xa_load(&quic->sas, ext->sa);
-		/* pairs with smp_store_release() in mlx5e_quic_install() */
 		if (likely(sa && sa->gen == ext->gen &&
-			   smp_load_acquire(&sa->state) ==
-			   MLX5E_QUIC_SA_INSTALLED)) {
+			   mlx5e_quic_sa_installed(sa))) {
 			state->ext = ext;
 			state->obj_id = sa->obj_id;
 			sq->stats->quic_index_packets += segs;

@@ -146,8 +146,7 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 					 struct net_device *dev);
 int __udp_crypto_protect_late(struct net *net, struct sk_buff *skb);
 bool udp_crypto_receive(struct sk_buff *skb);
-int udp_crypto_gso_segment(const struct sk_buff *gso_skb,
-			   struct sk_buff *segs, unsigned int mss);
+int udp_crypto_gso_segment(struct sk_buff *segs);
 void udp_crypto_ext_get(struct udp_crypto_ext *ext);
 void udp_crypto_ext_put(struct udp_crypto_ext *ext);
 
@@ -310,8 +309,7 @@ static inline struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 	return skb;
 }
 
-static inline int udp_crypto_gso_segment(const struct sk_buff *gso_skb,
-					 struct sk_buff *segs, unsigned int mss)
+static inline int udp_crypto_gso_segment(struct sk_buff *segs)
 {
 	return 0;
 }
