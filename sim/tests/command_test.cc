@@ -48,6 +48,16 @@ TEST(Command, RunsThroughMailboxes) {
     EXPECT_EQ(IFC_GET(cmd_hca_cap, cap, roce), 0U);
 }
 
+TEST(Command, CompletionOfCreateEqIsNoEventInThatEq) {
+    MiniDriver d;
+    d.open();
+    const auto polled = [&](const TestEq &eq) { return d.host.at(eq.ring.entry(0))[63] & 1; };
+    const TestEq eq = d.create_eq(1, 1ULL << MLX5_EVENT_TYPE_CMD);
+    EXPECT_EQ(polled(eq), 1) << "an event was written";
+    d.must(REQUEST(nop, NOP), IFC_BYTES(nop_out));
+    EXPECT_EQ(polled(eq), 0);
+}
+
 TEST(Command, UnknownOpcodeIsAnsweredAndCounted) {
     MiniDriver d;
     d.init();
@@ -362,6 +372,22 @@ TEST(Reset, FirmwareResetDisablesTheInterfaceAndForgetsEverything) {
     EXPECT_EQ(d.read32(at) >> 8 & 7, 1U);
     EXPECT_EQ(d.dev.stats().pages_held, 0U);
     d.init(); // and up again
+}
+
+TEST(Reset, FunctionLevelResetLeavesADisabledInterface) {
+    const auto at = offsetof(mlx5_init_seg, cmdq_addr_l_sz);
+    MiniDriver d;
+    d.dev.reset();
+    EXPECT_EQ(d.read32(at) >> 8 & 7, 0U) << "nobody has used it yet";
+    d.open();
+    d.dev.reset();
+    EXPECT_EQ(d.read32(at) >> 8 & 7, 1U);
+    EXPECT_EQ(d.dev.stats().pages_held, 0U);
+    EXPECT_NE(d.dev.describe().find("eqs 0 "), std::string::npos);
+    // Commands are not looked at until there is a queue again.
+    EXPECT_EQ(d.command(REQUEST(nop, NOP), IFC_BYTES(nop_out)).delivery, ~0U);
+    d.open();
+    EXPECT_EQ(d.read32(at) >> 8 & 7, 0U);
 }
 
 TEST(Vsc, GatewaySemaphoreAndCrSpace) {

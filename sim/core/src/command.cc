@@ -140,11 +140,7 @@ const CommandTable &command_table() {
 void CommandInterface::reset() {
     queue_ = {};
     pending_ = 0;
-    late_.clear();
-}
-
-std::uint64_t CommandInterface::next_deadline() const {
-    return late_.empty() ? UINT64_MAX : late_.begin()->first;
+    held_back_.clear();
 }
 
 void CommandInterface::doorbell(std::uint32_t vector) {
@@ -159,13 +155,7 @@ void CommandInterface::run() {
     pending_ = 0;
     for (unsigned i = 0; i < 32; ++i)
         if ((now >> i & 1) != 0)
-            process(i, true);
-    const std::uint64_t clock = late_.empty() ? 0 : core_.host.clock_ns();
-    while (!late_.empty() && late_.begin()->first <= clock) {
-        const unsigned slot = late_.begin()->second;
-        late_.erase(late_.begin());
-        process(slot, false);
-    }
+            process(i);
 }
 
 CommandStatus CommandInterface::execute(ConstBytes in, Bytes out) {
@@ -267,7 +257,7 @@ unsigned CommandInterface::deliver_output(const mlx5_cmd_layout &entry, ConstByt
     return kDelivered;
 }
 
-void CommandInterface::process(unsigned index, bool may_delay) {
+void CommandInterface::process(unsigned index) {
     if (queue_.value == 0 || core_.iseg.nic_interface() != NicInterface::kFullDriver)
         return;
     const GuestAddr where = queue_ + (static_cast<std::uint64_t>(index) << kLogStride);
@@ -275,6 +265,8 @@ void CommandInterface::process(unsigned index, bool may_delay) {
     if (!core_.dma_read(where, bytes_of(entry)) || (entry.status_own & kOwnerHw) == 0)
         return;
 
+    // The driver polls for the command that makes the EQ of commands: no event tells of that one.
+    const bool tell = core_.events.has_async(MLX5_EVENT_TYPE_CMD);
     unsigned delivery = kDelivered;
     std::vector<std::uint8_t> in;
     std::vector<std::uint8_t> out;
@@ -288,15 +280,14 @@ void CommandInterface::process(unsigned index, bool may_delay) {
     else
         delivery = fetch_input(entry, in);
 
+    // Who is told is settled before the command runs: a CREATE_EQ that asks for command events does
+    // not find its own completion in the new queue. The driver has polled for that one.
+    const std::vector<std::uint32_t> listeners = core_.events.subscribers(MLX5_EVENT_TYPE_CMD);
     if (delivery == kDelivered) {
-        if (core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode)))
+        if (const auto delay = core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode))) {
+            if (*delay != 0)
+                held_back_.emplace(core_.host.clock_ns() + *delay, index);
             return;
-        if (may_delay) {
-            if (auto delay = core_.faults.take_command_delay(IFC_GET(nop_in, in, opcode))) {
-                wipe(in);
-                late_.emplace(core_.host.clock_ns() + *delay, index);
-                return;
-            }
         }
         out.resize(outlen);
         execute(in, out);
@@ -305,6 +296,24 @@ void CommandInterface::process(unsigned index, bool may_delay) {
         std::memset(entry.out, 0, sizeof(entry.out));
         std::memcpy(entry.out, out.data(), std::min(out.size(), sizeof(entry.out)));
     }
+    finish(index, entry, delivery, listeners);
+}
+
+void CommandInterface::run_deferred() {
+    while (!held_back_.empty() && held_back_.begin()->first <= core_.host.clock_ns()) {
+        const unsigned index = held_back_.begin()->second;
+        held_back_.erase(held_back_.begin());
+        // The driver has long given up; its mailboxes may be anybody's memory by now.
+        mlx5_cmd_layout entry;
+        if (core_.dma_read(queue_ + (static_cast<std::uint64_t>(index) << kLogStride),
+                           bytes_of(entry)))
+            finish(index, entry, kFirmwareError, core_.events.subscribers(MLX5_EVENT_TYPE_CMD));
+    }
+}
+
+void CommandInterface::finish(unsigned index, mlx5_cmd_layout &entry, unsigned delivery,
+                              const std::vector<std::uint32_t> &listeners) {
+    const GuestAddr where = queue_ + (static_cast<std::uint64_t>(index) << kLogStride);
     if (delivery != kDelivered) {
         ++core_.stats.delivery_errors;
         core_.log(LogLevel::kWarning, "command slot %u: delivery error %#x", index, delivery);
@@ -319,9 +328,11 @@ void CommandInterface::process(unsigned index, bool may_delay) {
     core_.dma_write(where, raw.first(kTail));
     core_.dma_write(where + kTail, raw.subspan(kTail));
 
+    if (!tell)
+        return;
     std::array<std::uint8_t, sizeof(ev_data)> data{};
     store_be<std::uint32_t>(data.data(), 1U << index);
-    core_.events.post_async(MLX5_EVENT_TYPE_CMD, 0, data);
+    core_.events.post_to(listeners, MLX5_EVENT_TYPE_CMD, 0, data);
 }
 
 } // namespace connectx

@@ -127,8 +127,7 @@ void Core::uar_write(std::uint32_t uar, unsigned offset, ConstBytes data) {
 void Core::update_timer() {
     std::uint64_t next = std::min(completions.next_deadline(), events.next_deadline());
     next = std::min(next, rx.next_deadline());
-    next = std::min(next, port.next_deadline());
-    next = std::min(next, commands.next_deadline());
+    next = std::min({next, port.next_deadline(), commands.next_deadline()});
     host.arm_timer(next);
 }
 
@@ -139,6 +138,7 @@ void Core::run() {
     running_ = true;
     port.run();
     events.run_deferred();
+    commands.run_deferred();
     completions.run_moderation();
     commands.run();
     rx.run();
@@ -176,6 +176,7 @@ void Core::reset_objects() {
 }
 
 void Core::reset() {
+    const bool in_use = commands.queue_address().value != 0;
     reset_objects();
     commands.reset();
     pages.reset();
@@ -183,6 +184,9 @@ void Core::reset() {
     hca_enabled = false;
     issi = 0;
     iseg.reset();
+    // A driver that was not asked finds its function disabled, and can recover.
+    if (in_use)
+        iseg.set_nic_interface(NicInterface::kDisabled);
     vsc.reset();
     Vport fresh;
     fresh.permanent_mac = config.mac;

@@ -107,9 +107,12 @@ class CommandInterface {
     void doorbell(std::uint32_t vector);
     [[nodiscard]] bool pending() const { return pending_ != 0; }
     void run();
-    /// When the next command that a fault delays is due.
-    [[nodiscard]] std::uint64_t next_deadline() const;
     void reset();
+    /// Answers commands that a fault has held back long enough.
+    void run_deferred();
+    [[nodiscard]] std::uint64_t next_deadline() const {
+        return held_back_.empty() ? UINT64_MAX : held_back_.begin()->first;
+    }
     [[nodiscard]] const std::map<std::uint16_t, std::uint64_t> &unknown() const { return unknown_; }
     void count_unknown(std::uint32_t what) { ++unknown_[static_cast<std::uint16_t>(what)]; }
     void count_unknown_register(std::uint16_t reg) { ++unknown_registers_[reg]; }
@@ -121,15 +124,18 @@ class CommandInterface {
     CommandStatus execute(ConstBytes in, Bytes out);
 
   private:
-    void process(unsigned index, bool may_delay);
+    void process(unsigned index);
     /// Delivery status, 0 for success.
     unsigned fetch_input(const mlx5_cmd_layout &entry, std::vector<std::uint8_t> &in);
     unsigned deliver_output(const mlx5_cmd_layout &entry, ConstBytes out);
+    /// Gives the descriptor back to the driver.
+    void finish(unsigned index, mlx5_cmd_layout &entry, unsigned delivery,
+                const std::vector<std::uint32_t> &listeners);
 
     Core &core_;
     GuestAddr queue_;
     std::uint32_t pending_ = 0;
-    std::multimap<std::uint64_t, unsigned> late_; ///< slots, by the time they are due
+    std::multimap<std::uint64_t, unsigned> held_back_; ///< time of the answer, slot
     std::map<std::uint16_t, std::uint64_t> unknown_;
     std::map<std::uint16_t, std::uint64_t> unknown_registers_;
 };
@@ -267,7 +273,14 @@ class EventQueues {
     explicit EventQueues(Core &core) : core_(core) {}
 
     /// Posts to every EQ whose event mask has the type.
+    /// Whether some EQ wants events of this type.
+    bool has_async(unsigned type) const;
     void post_async(unsigned type, unsigned sub_type, ConstBytes data);
+    /// The numbers of the EQs whose event mask has the type.
+    [[nodiscard]] std::vector<std::uint32_t> subscribers(unsigned type) const;
+    /// Posts to those of the EQs that still exist.
+    void post_to(const std::vector<std::uint32_t> &eqns, unsigned type, unsigned sub_type,
+                 ConstBytes data);
     void post_completion(Eq &eq, std::uint32_t cqn);
     void post(Eq &eq, unsigned type, unsigned sub_type, ConstBytes data);
     /// EQ doorbell of a UAR: consumer index, and arming.
@@ -547,16 +560,15 @@ class Faults {
     explicit Faults(Core &core) : core_(core) {}
 
     bool inject(std::string_view spec, std::string &error);
-    /// The command vanishes: no answer, no event.
-    bool take_command_timeout(std::uint16_t opcode);
+    /// The command is not executed; after so many nanoseconds its descriptor comes back with a
+    /// delivery error, or never when that is 0.
+    std::optional<std::uint64_t> take_command_timeout(std::uint16_t opcode);
     std::optional<CommandStatus> take_command_failure(std::uint16_t opcode);
     enum class InterruptFault { kNone, kLost, kLate };
     InterruptFault on_interrupt(unsigned vector, std::uint64_t &delay_ns);
     /// Syndrome to end the next WQE of the queue with.
     std::optional<Syndrome> on_send(std::uint32_t sqn);
     std::optional<Syndrome> on_receive(std::uint32_t rqn);
-    /// Nanoseconds by which to delay the command.
-    std::optional<std::uint64_t> take_command_delay(std::uint16_t opcode);
     std::optional<CommandStatus> take_quic_sa_failure();
 
   private:
@@ -570,7 +582,7 @@ class Faults {
 
     Core &core_;
     Armed command_timeout_, command_fail_, irq_lost_, irq_late_, sq_error_, rq_error_;
-    Armed command_late_, quic_sa_fail_;
+    Armed quic_sa_fail_;
 };
 
 // ---------------------------------------------------------------------------------------------

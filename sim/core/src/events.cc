@@ -45,9 +45,29 @@ void EventQueues::post(Eq &eq, unsigned type, unsigned sub_type, ConstBytes data
     }
 }
 
-void EventQueues::post_async(unsigned type, unsigned sub_type, ConstBytes data) {
+bool EventQueues::has_async(unsigned type) const {
     for (const auto &[id, eq] : core_.eqs)
         if ((eq->event_mask[type / 64] >> type % 64 & 1) != 0)
+            return true;
+    return false;
+}
+
+void EventQueues::post_async(unsigned type, unsigned sub_type, ConstBytes data) {
+    post_to(subscribers(type), type, sub_type, data);
+}
+
+std::vector<std::uint32_t> EventQueues::subscribers(unsigned type) const {
+    std::vector<std::uint32_t> eqns;
+    for (const auto &[id, eq] : core_.eqs)
+        if ((eq->event_mask[type / 64] >> type % 64 & 1) != 0)
+            eqns.push_back(id);
+    return eqns;
+}
+
+void EventQueues::post_to(const std::vector<std::uint32_t> &eqns, unsigned type, unsigned sub_type,
+                          ConstBytes data) {
+    for (std::uint32_t eqn : eqns)
+        if (Eq *eq = core_.eqs.find(eqn))
             post(*eq, type, sub_type, data);
 }
 

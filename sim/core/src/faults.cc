@@ -61,11 +61,11 @@ bool Faults::take(Armed &armed, std::uint32_t target) {
     return true;
 }
 
-bool Faults::take_command_timeout(std::uint16_t opcode) {
+std::optional<std::uint64_t> Faults::take_command_timeout(std::uint16_t opcode) {
     if (!take(command_timeout_, opcode))
-        return false;
+        return std::nullopt;
     core_.log(LogLevel::kInfo, "fault: command %s is not answered", opcode_name(opcode));
-    return true;
+    return command_timeout_.value;
 }
 
 std::optional<CommandStatus> Faults::take_command_failure(std::uint16_t opcode) {
@@ -96,13 +96,6 @@ std::optional<Syndrome> Faults::on_receive(std::uint32_t rqn) {
     return static_cast<Syndrome>(rq_error_.value);
 }
 
-std::optional<std::uint64_t> Faults::take_command_delay(std::uint16_t opcode) {
-    if (!take(command_late_, opcode))
-        return std::nullopt;
-    core_.log(LogLevel::kInfo, "fault: command %s is delayed", opcode_name(opcode));
-    return command_late_.value;
-}
-
 std::optional<CommandStatus> Faults::take_quic_sa_failure() {
     if (!take(quic_sa_fail_, 0))
         return std::nullopt;
@@ -131,12 +124,10 @@ bool Faults::inject(std::string_view spec, std::string &error) {
         return false;
     }
     if (p.name == "command-timeout") {
-        command_timeout_ = {target("opcode"), count, 0, 0};
+        command_timeout_ = {target("opcode"), count, value("ms", 0) * 1'000'000, 0};
     } else if (p.name == "command-fail") {
         command_fail_ = {target("opcode"), count, value("status", MLX5_CMD_STAT_INT_ERR) & 0xff,
                          static_cast<std::uint32_t>(value("syndrome", 0xfa17))};
-    } else if (p.name == "command-late") {
-        command_late_ = {target("opcode"), count, ms * 1'000'000, 0};
     } else if (p.name == "quic-sa-fail") {
         quic_sa_fail_ = {std::nullopt, count, value("status", MLX5_CMD_STAT_INT_ERR) & 0xff,
                          static_cast<std::uint32_t>(value("syndrome", 0xfa17))};
@@ -166,7 +157,7 @@ bool Faults::inject(std::string_view spec, std::string &error) {
         core_.reset();
     } else if (p.name == "none") {
         command_timeout_ = command_fail_ = irq_lost_ = irq_late_ = sq_error_ = rq_error_ = {};
-        command_late_ = quic_sa_fail_ = {};
+        quic_sa_fail_ = {};
         core_.iseg.set_health(0, 0, false, 0);
         core_.iseg.freeze_health_counter(false);
     } else {

@@ -453,6 +453,10 @@ static void connectx_realize(PCIDevice *pci, Error **errp)
         pci_long_test_and_set_mask(cap + PCI_EXP_LNKCAP, link);
         pci_word_test_and_clear_mask(cap + PCI_EXP_LNKSTA, PCI_EXP_LNKSTA_NLW | PCI_EXP_LNKSTA_CLS);
         pci_word_test_and_set_mask(cap + PCI_EXP_LNKSTA, link);
+        /* From 8 GT/s on this, and not LNKCAP, says which speeds there are. */
+        pci_set_long(cap + PCI_EXP_LNKCAP2, PCI_EXP_LNKCAP2_SLS_2_5GB | PCI_EXP_LNKCAP2_SLS_5_0GB |
+                                                PCI_EXP_LNKCAP2_SLS_8_0GB |
+                                                PCI_EXP_LNKCAP2_SLS_16_0GB);
     }
 
     s->nic = qemu_new_nic(&connectx_net_info, &s->conf, object_get_typename(OBJECT(s)),
