@@ -19,11 +19,17 @@
  * of a failed send are unused.
  *
  * Counters of the network namespace are in /proc/net/udp_crypto_stat.
+ *
+ * Administrators see devices, SAs and statistics, and make SAs for the sockets
+ * of a user, over the generic netlink family udp_crypto. Its numbers are in
+ * <linux/udp_crypto_nl.h>, which this header brings along; its specification
+ * is Documentation/netlink/specs/udp_crypto.yaml.
  */
 #ifndef _UAPI_LINUX_UDP_CRYPTO_H
 #define _UAPI_LINUX_UDP_CRYPTO_H
 
 #include <linux/types.h>
+#include <linux/udp_crypto_nl.h>
 
 /* Socket option at level SOL_UDP: adds and deletes security associations
  * (setsockopt), shows them and the capabilities (getsockopt).
@@ -91,7 +97,8 @@ struct udp_quic_keys {
 
 /* Any socket of the same network namespace and of the uid that owned the
  * socket when the SA was made may send with it. Without the flag only the
- * socket that made it may. Only that socket can delete or show it.
+ * socket that made it may. Only that socket can delete it; it and, over
+ * netlink, administrators can show it.
  */
 #define UDP_CRYPTO_SA_F_SAME_UID	0x1
 

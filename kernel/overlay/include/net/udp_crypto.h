@@ -48,6 +48,20 @@ struct udp_crypto_ext {
 };
 
 /**
+ * struct udp_crypto_dev_caps - what a device can do, for administrators
+ * @ciphers: 1 << enum udp_quic_cipher for each that it knows
+ * @forms: enum udp_crypto_dev_form
+ * @sa_max: SAs that its database has room for; 0: it has no limit of its own
+ * @sa_count: SAs that are there
+ */
+struct udp_crypto_dev_caps {
+	u32	ciphers;
+	u32	forms;
+	u32	sa_max;
+	u32	sa_count;
+};
+
+/**
  * struct udp_crypto_holder - a device keeps an SA
  * @node: of the SA's list
  * @dev: the device
@@ -64,6 +78,8 @@ struct udp_crypto_holder {
 
 /**
  * struct udp_crypto_ops - a device's side of the offload
+ * @caps: tell what the device can do, whether or not the offload is on. Under
+ *	RTNL, may sleep. Optional
  * @sa_ready: can the device protect packets with this SA (inline keys: with
  *	@index 0) from now on? Asked in process context when a packet is sent,
  *	and with BHs off when it reaches the device; under RCU, must not sleep.
@@ -75,6 +91,7 @@ struct udp_crypto_holder {
  * @stacked: packets go on to another device, which is asked again
  */
 struct udp_crypto_ops {
+	void (*caps)(struct net_device *dev, struct udp_crypto_dev_caps *caps);
 	bool (*sa_ready)(struct net_device *dev, struct udp_sa *sa);
 	void (*sa_deleted)(struct udp_crypto_holder *holder);
 	u32 (*sa_state)(struct udp_crypto_holder *holder);
@@ -175,12 +192,13 @@ struct udp_sa_key {
  * struct udp_sa - a security association
  * @keys: as user space gave them
  * @key: of the table by owner and cookie
- * @key.sk: socket that made it; NULL for one made otherwise. Compared, never
+ * @key.sk: socket that made it; NULL for one made over netlink. Compared, never
  *	followed, on the transmit path
  * @key.cookie: the owner's name for it
  * @index: in the table of the network namespace; 0 for inline keys
  * @gen: unlike that of any other SA
- * @uid: that may use it with UDP_CRYPTO_SA_F_SAME_UID
+ * @uid: that may use it with UDP_CRYPTO_SA_F_SAME_UID, which one made over
+ *	netlink always has
  * @flags: UDP_CRYPTO_SA_F_*
  * @packet_limit: or 0
  * @packets: taken; for the limit and for user space
@@ -195,7 +213,8 @@ struct udp_sa_key {
  * @holders: devices that keep it, struct udp_crypto_holder
  * @building: bit 0: @work is under way to build @sw[1]
  * @node: in the table by owner and cookie
- * @siblings: other SAs of the same socket, under the table's mutex
+ * @siblings: other SAs of the same socket, under the table's mutex; those of
+ *	no socket have none, and are not in the table by owner and cookie
  * @rcu: grace period between the table and the end
  * @work: builds @sw[1] when it was missed, then frees what the last
  *	reference left
@@ -226,6 +245,7 @@ struct udp_sa {
 	struct llist_node	work;
 };
 
+void udp_crypto_emulation_caps(struct udp_crypto_dev_caps *caps);
 bool udp_crypto_emulation_ready(struct udp_sa *sa);
 int udp_crypto_emulate(struct net_device *dev, struct sk_buff *skb);
 struct udp_sa *udp_crypto_ext_sa(const struct net *net,

@@ -7,12 +7,19 @@
 
 #include "netdevsim.h"
 
+static void nsim_udp_crypto_caps(struct net_device *dev,
+				 struct udp_crypto_dev_caps *caps)
+{
+	udp_crypto_emulation_caps(caps);
+}
+
 static bool nsim_udp_crypto_sa_ready(struct net_device *dev, struct udp_sa *sa)
 {
 	return udp_crypto_emulation_ready(sa);
 }
 
 static const struct udp_crypto_ops nsim_udp_crypto_ops = {
+	.caps		= nsim_udp_crypto_caps,
 	.sa_ready	= nsim_udp_crypto_sa_ready,
 };
 
