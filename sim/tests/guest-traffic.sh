@@ -89,6 +89,10 @@ bad=$(count '(ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksu
 ((bad == 0)) || { echo "$bad of $frames frames have wrong checksums: $capture" >&2; exit 1; }
 echo "$frames frames on the wire, all checksums right"
 if [[ -s $sent ]]; then
-    "$(dirname "$program")/wire-check" "$sent" "$capture" || { echo "see $sent and $capture" >&2; exit 1; }
+    check=$(dirname "$program")/wire-check
+    "$check" "$sent" "$capture" || { echo "see $sent and $capture" >&2; exit 1; }
+    # That it would notice: the last byte of the last packet is changed.
+    printf '\xff\x00' | dd of="$sent" bs=1 seek=$(($(stat -c %s "$sent") - 2)) conv=notrunc status=none
+    ! "$check" "$sent" "$capture" >/dev/null || { echo "wire-check does not notice a changed byte" >&2; exit 1; }
 fi
 rm -f "$capture" "$sent"
