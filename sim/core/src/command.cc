@@ -265,8 +265,6 @@ void CommandInterface::process(unsigned index) {
     if (!core_.dma_read(where, bytes_of(entry)) || (entry.status_own & kOwnerHw) == 0)
         return;
 
-    // The driver polls for the command that makes the EQ of commands: no event tells of that one.
-    const bool tell = core_.events.has_async(MLX5_EVENT_TYPE_CMD);
     unsigned delivery = kDelivered;
     std::vector<std::uint8_t> in;
     std::vector<std::uint8_t> out;
@@ -328,8 +326,6 @@ void CommandInterface::finish(unsigned index, mlx5_cmd_layout &entry, unsigned d
     core_.dma_write(where, raw.first(kTail));
     core_.dma_write(where + kTail, raw.subspan(kTail));
 
-    if (!tell)
-        return;
     std::array<std::uint8_t, sizeof(ev_data)> data{};
     store_be<std::uint32_t>(data.data(), 1U << index);
     core_.events.post_to(listeners, MLX5_EVENT_TYPE_CMD, 0, data);

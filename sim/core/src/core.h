@@ -273,8 +273,6 @@ class EventQueues {
     explicit EventQueues(Core &core) : core_(core) {}
 
     /// Posts to every EQ whose event mask has the type.
-    /// Whether some EQ wants events of this type.
-    bool has_async(unsigned type) const;
     void post_async(unsigned type, unsigned sub_type, ConstBytes data);
     /// The numbers of the EQs whose event mask has the type.
     [[nodiscard]] std::vector<std::uint32_t> subscribers(unsigned type) const;

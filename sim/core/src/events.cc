@@ -45,13 +45,6 @@ void EventQueues::post(Eq &eq, unsigned type, unsigned sub_type, ConstBytes data
     }
 }
 
-bool EventQueues::has_async(unsigned type) const {
-    for (const auto &[id, eq] : core_.eqs)
-        if ((eq->event_mask[type / 64] >> type % 64 & 1) != 0)
-            return true;
-    return false;
-}
-
 void EventQueues::post_async(unsigned type, unsigned sub_type, ConstBytes data) {
     post_to(subscribers(type), type, sub_type, data);
 }
