@@ -20,7 +20,7 @@ enum class Wire {
     kVeth,                  // no offload: protected in software before IP
     kOffload,               // netdevsim with the offload and UDP segmentation
     kOffloadNoSegmentation, // netdevsim with the offload alone: the stack segments batches
-    kConnectx,              // two mlx5 devices with a real wire between them, as tests/nic/guest has
+    kConnectx, // two mlx5 devices with a real wire between them, as tests/nic/guest has
 };
 const char *name(Wire wire);
 // Those that a test runs over: the first three, or kConnectx alone where the guest has such devices

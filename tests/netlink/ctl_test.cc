@@ -371,9 +371,8 @@ TEST_F(Ctl, BatchThatTheKernelRefusesIsUndone) {
     const ToolResult result = tool({"sa", "add", "--uid", "1000", "--batch", "-"}, batch(400));
     EXPECT_EQ(result.status, 1);
     EXPECT_EQ(result.out, "");
-    EXPECT_EQ(result.err,
-              "quic-sadb-ctl: error: standard input:151: the network namespace has as many SAs as "
-              "net.ipv4.udp_crypto_max_sa allows: No space left on device; no SA was added\n");
+    EXPECT_EQ(result.err, "quic-sadb-ctl: error: standard input:151: no more SAs than "
+                          "net.ipv4.udp_crypto_max_sa: No space left on device; no SA was added\n");
     EXPECT_EQ(count(), 0U);
 }
 

@@ -307,8 +307,7 @@ TEST_F(Netlink, TableFull) {
         add(keys_, kUser);
     const Answer answer = netlink().request(UDP_CRYPTO_CMD_SA_ADD, sa_attributes(keys_, kUser));
     EXPECT_EQ(answer.error, ENOSPC);
-    EXPECT_EQ(answer.message,
-              "the network namespace has as many SAs as net.ipv4.udp_crypto_max_sa allows");
+    EXPECT_EQ(answer.message, "no more SAs than net.ipv4.udp_crypto_max_sa");
     EXPECT_EQ(count(), 3U);
 }
 

@@ -70,15 +70,16 @@ void expect_flows_on(Flow &flow) {
 // change, but never arrive damaged or in plaintext.
 class Traffic {
   public:
-    explicit Traffic(Flow &flow) : thread_([this, &flow] {
-        const Flow::Form forms[] = {{}, {.packets = 7}, {.tag_room = true, .packets = 3},
-                                    {.inline_keys = true}};
-        for (unsigned i = 0; !stop_; ++i) {
-            if (flow.send_form(forms[i % std::size(forms)]) < 0)
-                std::this_thread::sleep_for(std::chrono::milliseconds(5));
-            ++sends_;
-        }
-    }) {}
+    explicit Traffic(Flow &flow)
+        : thread_([this, &flow] {
+              const Flow::Form forms[] = {
+                  {}, {.packets = 7}, {.tag_room = true, .packets = 3}, {.inline_keys = true}};
+              for (unsigned i = 0; !stop_; ++i) {
+                  if (flow.send_form(forms[i % std::size(forms)]) < 0)
+                      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+                  ++sends_;
+              }
+          }) {}
     ~Traffic() { stop(); }
     Traffic(const Traffic &) = delete;
     Traffic &operator=(const Traffic &) = delete;
@@ -110,8 +111,8 @@ INSTANTIATE_TEST_SUITE_P(All, Ciphers, testing::ValuesIn(kAllCiphers),
 TEST_P(Ciphers, InlineFirstThenFromTheDatabase) {
     for (const char *to : {"10.1.1.2", "fd01::2"}) {
         World world(Wire::kConnectx);
-        const Address address =
-            std::string(to).find(':') == std::string::npos ? Address::v4(to, 0) : Address::v6(to, 0);
+        const Address address = std::string(to).find(':') == std::string::npos ? Address::v4(to, 0)
+                                                                               : Address::v6(to, 0);
         Flow flow(world.a, world.b, address, GetParam());
         EXPECT_EQ(state_of(flow.sender(), 1), std::uint32_t{UDP_CRYPTO_SA_SOFTWARE});
         ASSERT_GT(flow.send_form({}), 0);
@@ -150,9 +151,9 @@ TEST_P(Ciphers, SameBytesFromSoftwareInlineAndDatabase) {
         bool feature;
         bool inline_keys;
     };
-    for (const Step &step : {Step{"", false, false}, Step{"", false, true},
-                             Step{"tx_quic_inline_packets", true, true},
-                             Step{"tx_quic_index_packets", true, false}}) {
+    for (const Step &step :
+         {Step{"", false, false}, Step{"", false, true}, Step{"tx_quic_inline_packets", true, true},
+          Step{"tx_quic_index_packets", true, false}}) {
         world.a.command(std::string("ethtool -K va udp-crypto-hw-tx-offload ") +
                         (step.feature ? "on" : "off"));
         const std::uint64_t before = step.counter[0] ? counter(world, step.counter) : 0;
@@ -307,8 +308,7 @@ TEST(Sa, DeletedWithPacketsInTheRing) {
                         &flow.to());
         };
         EXPECT_GT(burst(0), 0);
-        EXPECT_TRUE(eventually(
-            [&] { return state_of(flow.sender(), 2) == UDP_CRYPTO_SA_DEVICE; }));
+        EXPECT_TRUE(eventually([&] { return state_of(flow.sender(), 2) == UDP_CRYPTO_SA_DEVICE; }));
         EXPECT_GT(burst(20), 0);
         EXPECT_GT(burst(40), 0);
         EXPECT_EQ(del_sa(flow.sender(), 2), 0);

@@ -40,7 +40,8 @@ static int udp_crypto_nl_admin(struct sk_buff *skb, const struct net *net,
 {
 	if (netlink_ns_capable(skb, net->user_ns, CAP_NET_ADMIN))
 		return 0;
-	NL_SET_ERR_MSG(extack, "CAP_NET_ADMIN is needed in the user namespace of the network namespace");
+	NL_SET_ERR_MSG(extack,
+		       "CAP_NET_ADMIN is needed in the user namespace of the network namespace");
 	return -EPERM;
 }
 
@@ -348,7 +349,8 @@ static int udp_crypto_nl_sa_add(struct sk_buff *skb, struct genl_info *info,
 	err = udp_sa_add_for_uid(genl_info_net(info), keys, uid,
 				 limit ? nla_get_uint(limit) : 0, index);
 	if (err == -ENOSPC)
-		GENL_SET_ERR_MSG(info, "the network namespace has as many SAs as net.ipv4.udp_crypto_max_sa allows");
+		GENL_SET_ERR_MSG(info,
+				 "no more SAs than net.ipv4.udp_crypto_max_sa");
 	else if (err)
 		GENL_SET_ERR_MSG(info, "no memory for another SA");
 	return err;
