@@ -69,8 +69,7 @@ TEST_F(Events, EqInterruptsOnlyWhenArmed) {
     EXPECT_EQ(d.host.interrupts.size(), 1U);
     // Consumer index without arming, then arming behind events that are there.
     d.poll(d.comp_eq);
-    d.write32((static_cast<std::uint64_t>(d.uar) << 12) + 0x48,
-              d.comp_eq.id << 24 | d.comp_eq.ci);
+    d.write32((static_cast<std::uint64_t>(d.uar) << 12) + 0x48, d.comp_eq.id << 24 | d.comp_eq.ci);
     EXPECT_EQ(d.host.interrupts.size(), 1U);
     d.arm(d.comp_eq);
     EXPECT_EQ(d.host.interrupts.size(), 2U) << "one event was left";
@@ -260,7 +259,9 @@ TEST_F(Events, LinkFaults) {
 
 TEST_F(Events, HealthFaults) {
     constexpr auto kHealth = offsetof(mlx5_init_seg, health);
-    const auto synd = [&] { return d.read32(kHealth + offsetof(health_buffer, irisc_index)) >> 16; };
+    const auto synd = [&] {
+        return d.read32(kHealth + offsetof(health_buffer, irisc_index)) >> 16;
+    };
     const auto counter = [&] { return d.read32(offsetof(mlx5_init_seg, health_counter)); };
     EXPECT_EQ(synd() & 0xff, 0U);
     fault("health,syndrome=0x7,rfr=1,severity=2");
@@ -311,9 +312,9 @@ TEST(Trace, NamesCommandsRegistersAndWqes) {
     std::string all;
     for (const auto &line : d.host.logs)
         all += line + "\n";
-    for (const char *text : {"command CREATE_SQ op_mod 0 in", ": ok syndrome 0", "register PAOS",
-                             "WQE 0 opcode 0 ds 1", "command DEALLOC_PD", "bad index",
-                             "unassigned UAR"})
+    for (const char *text :
+         {"command CREATE_SQ op_mod 0 in", ": ok syndrome 0", "register PAOS",
+          "WQE 0 opcode 0 ds 1", "command DEALLOC_PD", "bad index", "unassigned UAR"})
         EXPECT_NE(all.find(text), std::string::npos) << text << "\n" << all;
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //
 // Commands, descriptors, doorbells and frames that no driver would send, from a fixed seed. What is
-// to hold: the model neither aborts nor hangs, keeps within the host's interface, and writes nowhere
-// but into memory that some command, WQE or mailbox named. The sanitizers watch the rest
+// to hold: the model neither aborts nor hangs, keeps within the host's interface, and writes
+// nowhere but into memory that some command, WQE or mailbox named. The sanitizers watch the rest
 // (sim.unit.sanitized).
 #include "mini_driver.h"
 #include "packets.h"
@@ -97,8 +97,8 @@ TEST_P(Fuzz, Commands) {
     Random r(GetParam());
     const auto all = opcodes();
     for (unsigned i = 0; i < 4000; ++i) {
-        const std::uint16_t op = r.chance(97) ? all[r.below(all.size())]
-                                              : static_cast<std::uint16_t>(r.bits());
+        const std::uint16_t op =
+            r.chance(97) ? all[r.below(all.size())] : static_cast<std::uint16_t>(r.bits());
         // Teardown and resets now and then only, or nothing would ever be built up.
         if ((op == MLX5_CMD_OP_TEARDOWN_HCA || op == MLX5_CMD_OP_DISABLE_HCA) && !r.chance(2))
             continue;
@@ -115,8 +115,8 @@ TEST_P(Fuzz, Commands) {
         store_be<std::uint16_t>(in.data() + 6, static_cast<std::uint16_t>(r.below(4)));
         // Object numbers that exist.
         if (in.size() >= 16 && r.chance(70)) {
-            const std::array<std::uint32_t, 8> ids{d.pd, d.uar, cq.id, sq.id, rq.id, d.comp_eq.id,
-                                                   1, 2};
+            const std::array<std::uint32_t, 8> ids{d.pd,  d.uar,        cq.id, sq.id,
+                                                   rq.id, d.comp_eq.id, 1,     2};
             store_be<std::uint32_t>(in.data() + 8, ids[r.below(ids.size())]);
         }
         Message out(16 + r.below(600));
@@ -167,13 +167,13 @@ TEST_P(Fuzz, Descriptors) {
 
 TEST_P(Fuzz, SendWqes) {
     Random r(GetParam() + 2000);
-    const std::array<unsigned, 8> known{MLX5_OPCODE_SEND, MLX5_OPCODE_LSO, MLX5_OPCODE_NOP,
-                                        MLX5_OPCODE_ENHANCED_MPSW, MLX5_OPCODE_UMR,
-                                        MLX5_OPCODE_LSO, MLX5_OPCODE_SEND, 0x77};
+    const std::array<unsigned, 8> known{
+        MLX5_OPCODE_SEND, MLX5_OPCODE_LSO, MLX5_OPCODE_NOP,  MLX5_OPCODE_ENHANCED_MPSW,
+        MLX5_OPCODE_UMR,  MLX5_OPCODE_LSO, MLX5_OPCODE_SEND, 0x77};
     const Frame header = make_frame({.tcp = true}, {});
     for (unsigned i = 0; i < 3000; ++i) {
-        const unsigned opcode = r.chance(95) ? known[r.below(known.size())]
-                                             : static_cast<unsigned>(r.below(256));
+        const unsigned opcode =
+            r.chance(95) ? known[r.below(known.size())] : static_cast<unsigned>(r.below(256));
         MiniDriver::EthOptions o;
         if (opcode == MLX5_OPCODE_LSO && r.chance(80)) {
             o.mss = static_cast<unsigned>(r.awkward() & 0x3fff);
@@ -183,13 +183,12 @@ TEST_P(Fuzz, SendWqes) {
         Message seg = d.eth_segments(o, {});
         for (unsigned n = r.below(5); n > 0; --n) {
             Message s(16);
-            store_be<std::uint32_t>(s.data(), static_cast<std::uint32_t>(
-                                                  r.chance(70) ? r.below(2000) : r.awkward()));
-            store_be<std::uint32_t>(s.data() + 4,
-                                    r.chance(90) ? d.lkey
-                                                 : static_cast<std::uint32_t>(r.awkward()));
-            store_be<std::uint64_t>(s.data() + 8, r.chance(80) ? low_ + r.below(kGuard - 4000)
-                                                               : r.awkward());
+            store_be<std::uint32_t>(
+                s.data(), static_cast<std::uint32_t>(r.chance(70) ? r.below(2000) : r.awkward()));
+            store_be<std::uint32_t>(
+                s.data() + 4, r.chance(90) ? d.lkey : static_cast<std::uint32_t>(r.awkward()));
+            store_be<std::uint64_t>(s.data() + 8,
+                                    r.chance(80) ? low_ + r.below(kGuard - 4000) : r.awkward());
             seg.insert(seg.end(), s.begin(), s.end());
         }
         for (unsigned n = r.chance(30) ? r.below(6) : 0; n > 0; --n)
@@ -232,13 +231,14 @@ TEST_P(Fuzz, ReceiveWqesAndFrames) {
         for (unsigned i = 0; i < 800; ++i) {
             // One of the queue's WQEs or its counter is spoilt now and then.
             if (r.chance(10))
-                d.host.at(q.ring.entry(static_cast<std::uint32_t>(r.below(8))))
-                    [r.below(q.ring.stride)] = static_cast<std::uint8_t>(r.bits());
+                d.host.at(
+                    q.ring.entry(static_cast<std::uint32_t>(r.below(8))))[r.below(q.ring.stride)] =
+                    static_cast<std::uint8_t>(r.bits());
             if (r.chance(3))
                 d.host.put<std::uint32_t>(q.dbr, static_cast<std::uint32_t>(r.bits()));
-            Frame f = make_frame({.v6 = r.chance(50), .tcp = r.chance(50),
-                                  .vlan = r.chance(30) ? 5 : -1},
-                                 pattern(r.below(1400), i));
+            Frame f =
+                make_frame({.v6 = r.chance(50), .tcp = r.chance(50), .vlan = r.chance(30) ? 5 : -1},
+                           pattern(r.below(1400), i));
             for (unsigned n = r.below(6); n > 0; --n)
                 f[r.below(std::min<std::size_t>(f.size(), 80))] =
                     static_cast<std::uint8_t>(r.bits());
@@ -259,8 +259,9 @@ TEST_P(Fuzz, ReceiveWqesAndFrames) {
             d.host.interrupts.clear();
         }
     }
-    // What the driver lets the device write is named in WQEs, which were spoilt here: the guards may
-    // have been hit. That nothing outside of the host's memory was, the host itself has seen to.
+    // What the driver lets the device write is named in WQEs, which were spoilt here: the guards
+    // may have been hit. That nothing outside of the host's memory was, the host itself has seen
+    // to.
     expect_alive();
 }
 

@@ -256,8 +256,8 @@ TEST_F(Fault, DevlinkHealthReportersAnswer) {
     }
 }
 
-/// The driver gives up after a minute. It keeps the slot until an answer comes all the same; had none
-/// come ever, a fatal error or a shutdown later on would wait for it.
+/// The driver gives up after a minute. It keeps the slot until an answer comes all the same; had
+/// none come ever, a fatal error or a shutdown later on would wait for it.
 TEST_F(Fault, UnansweredCommandTimesOut) {
     inject("command-timeout,count=1,opcode=0x400,ms=70000");
     const std::string since = mark();

@@ -146,8 +146,8 @@ inline unsigned next_port() {
 }
 
 /// The bytes of a stream, never the same when shifted (but by the pattern's odd length, which no
-/// buffer has). Copying and comparing is all it costs: under emulation arithmetic for each byte would
-/// take longer than sending it.
+/// buffer has). Copying and comparing is all it costs: under emulation arithmetic for each byte
+/// would take longer than sending it.
 constexpr std::size_t kPatternSize = 1'000'003;
 
 inline const Bytes &stream_pattern() {

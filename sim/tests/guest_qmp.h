@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// QEMU's monitor from inside the guest: guest-traffic.sh leads it to a virtio-serial port, so that a
-// test arms a fault at the moment it wants it, and no host script has to guess.
+// QEMU's monitor from inside the guest: guest-traffic.sh leads it to a virtio-serial port, so that
+// a test arms a fault at the moment it wants it, and no host script has to guess.
 #pragma once
 
 #include "guest_nic.h"
@@ -27,9 +27,9 @@ class Qmp {
 
     /// Arms or triggers a fault of one device; false with QEMU's reason in `error`.
     bool fault(const std::string &nic, const std::string &spec, std::string *error = nullptr) {
-        const std::string reply = execute(
-            R"({"execute":"qom-set","arguments":{"path":"/machine/peripheral/)" + nic +
-            R"(","property":"x-fault","value":")" + spec + R"("}})");
+        const std::string reply =
+            execute(R"({"execute":"qom-set","arguments":{"path":"/machine/peripheral/)" + nic +
+                    R"(","property":"x-fault","value":")" + spec + R"("}})");
         if (error != nullptr)
             *error = reply;
         return reply.find("\"return\"") != std::string::npos;

@@ -364,7 +364,8 @@ TEST_F(Nic, SelfTestAndReports) {
     EXPECT_GE(stat(kNear, "tx_vport_unicast_packets") - vport, 10U);
 }
 
-/// Records what the kernel hands to the driver; wire-check compares it with the capture on the host.
+/// Records what the kernel hands to the driver; wire-check compares it with the capture on the
+/// host.
 TEST_F(Nic, WholePackets) {
     const char *path = getenv("SIM_SENT");
     if (path == nullptr)

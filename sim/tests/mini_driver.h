@@ -410,8 +410,8 @@ class MiniDriver {
         rq.cq = &cq;
         const bool striding = o.type == MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ ||
                               o.type == MLX5_WQ_TYPE_CYCLIC_STRIDING_RQ;
-        const bool linked = o.type == MLX5_WQ_TYPE_LINKED_LIST ||
-                            o.type == MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ;
+        const bool linked =
+            o.type == MLX5_WQ_TYPE_LINKED_LIST || o.type == MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ;
         const unsigned log_stride = o.log_wqe != 0 ? o.log_wqe : linked ? 5 : 4;
         rq.ring = {host.alloc(1U << (log_stride + o.log_size)), o.log_size, 1U << log_stride};
         rq.dbr = host.alloc(64, 64);

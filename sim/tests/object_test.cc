@@ -32,12 +32,11 @@ TEST_F(Objects, DestroyingWhatIsNotThere) {
 }
 
 TEST_F(Objects, QueryingAndModifyingWhatIsNotThere) {
-    for (unsigned op :
-         {MLX5_CMD_OP_QUERY_MKEY, MLX5_CMD_OP_QUERY_EQ, MLX5_CMD_OP_QUERY_CQ, MLX5_CMD_OP_QUERY_SQ,
-          MLX5_CMD_OP_QUERY_RQ, MLX5_CMD_OP_QUERY_TIS, MLX5_CMD_OP_QUERY_TIR,
-          MLX5_CMD_OP_QUERY_Q_COUNTER, MLX5_CMD_OP_MODIFY_CQ, MLX5_CMD_OP_MODIFY_SQ,
-          MLX5_CMD_OP_MODIFY_RQ, MLX5_CMD_OP_MODIFY_TIS, MLX5_CMD_OP_MODIFY_TIR,
-          MLX5_CMD_OP_MODIFY_RQT}) {
+    for (unsigned op : {MLX5_CMD_OP_QUERY_MKEY, MLX5_CMD_OP_QUERY_EQ, MLX5_CMD_OP_QUERY_CQ,
+                        MLX5_CMD_OP_QUERY_SQ, MLX5_CMD_OP_QUERY_RQ, MLX5_CMD_OP_QUERY_TIS,
+                        MLX5_CMD_OP_QUERY_TIR, MLX5_CMD_OP_QUERY_Q_COUNTER, MLX5_CMD_OP_MODIFY_CQ,
+                        MLX5_CMD_OP_MODIFY_SQ, MLX5_CMD_OP_MODIFY_RQ, MLX5_CMD_OP_MODIFY_TIS,
+                        MLX5_CMD_OP_MODIFY_TIR, MLX5_CMD_OP_MODIFY_RQT}) {
         auto in = request(op, 1024);
         store_be<std::uint32_t>(in.data() + 8, 0xf0f0f0);
         EXPECT_EQ(status(in, 1024), MLX5_CMD_STAT_IX_ERR) << std::hex << op;
@@ -104,10 +103,9 @@ TEST_F(Objects, SqIsChecked) {
 #undef CHANGE
     EXPECT_EQ(create([](Bytes c) { IFC_SET64(sqc, c, wq.dbr_addr, 0x1001); }),
               MLX5_CMD_STAT_BAD_PARAM_ERR);
-    EXPECT_EQ(create([](Bytes c) {
-                  store_be<std::uint64_t>(IFC_AT(sqc, c, wq.pas).data(), 0x1234);
-              }),
-              MLX5_CMD_STAT_BAD_PARAM_ERR);
+    EXPECT_EQ(
+        create([](Bytes c) { store_be<std::uint64_t>(IFC_AT(sqc, c, wq.pas).data(), 0x1234); }),
+        MLX5_CMD_STAT_BAD_PARAM_ERR);
     EXPECT_EQ(create([](Bytes) {}), MLX5_CMD_STAT_OK);
 }
 
@@ -165,11 +163,10 @@ TEST_F(Objects, RqStateAndCounterCanChange) {
               MLX5_MODIFY_RQ_IN_MODIFY_BITMASK_RQ_COUNTER_SET_ID);
     IFC_SET(modify_rq_in, Bytes(in), ctx.counter_set_id, 9);
     EXPECT_EQ(status(in, 16), MLX5_CMD_STAT_BAD_RES_ERR);
-    const std::uint32_t set =
-        IFC_GET(alloc_q_counter_out,
-                ConstBytes(d.must(REQUEST(alloc_q_counter, ALLOC_Q_COUNTER),
-                                  IFC_BYTES(alloc_q_counter_out))),
-                counter_set_id);
+    const std::uint32_t set = IFC_GET(alloc_q_counter_out,
+                                      ConstBytes(d.must(REQUEST(alloc_q_counter, ALLOC_Q_COUNTER),
+                                                        IFC_BYTES(alloc_q_counter_out))),
+                                      counter_set_id);
     IFC_SET(modify_rq_in, Bytes(in), ctx.counter_set_id, set);
     EXPECT_EQ(status(in, 16), MLX5_CMD_STAT_OK);
     EXPECT_EQ(destroy(MLX5_CMD_OP_DEALLOC_Q_COUNTER, set), MLX5_CMD_STAT_RES_BUSY);
@@ -263,7 +260,8 @@ TEST_F(Objects, TisTirAndRqtAreChecked) {
 }
 
 TEST_F(Objects, MkeysAreChecked) {
-    const auto create = [&](const std::function<void(Bytes, Bytes)> &change, std::size_t extra = 0) {
+    const auto create = [&](const std::function<void(Bytes, Bytes)> &change,
+                            std::size_t extra = 0) {
         auto in = request(MLX5_CMD_OP_CREATE_MKEY, IFC_BYTES(create_mkey_in) + extra);
         const Bytes mkc = IFC_AT(create_mkey_in, Bytes(in), memory_key_mkey_entry);
         IFC_SET(mkc, mkc, pd, d.pd);
@@ -288,12 +286,11 @@ TEST_F(Objects, MkeysAreChecked) {
               MLX5_CMD_STAT_BAD_INP_LEN_ERR);
     EXPECT_EQ(create([](Bytes in, Bytes) { IFC_SET(create_mkey_in, in, mkey_umem_valid, 1); }),
               MLX5_CMD_STAT_BAD_PARAM_ERR);
-    EXPECT_EQ(create(
-                  [](Bytes in, Bytes) {
-                      IFC_SET(create_mkey_in, in, translations_octword_actual_size, 1);
-                  },
-                  16),
-              MLX5_CMD_STAT_OK);
+    EXPECT_EQ(
+        create([](Bytes in,
+                  Bytes) { IFC_SET(create_mkey_in, in, translations_octword_actual_size, 1); },
+               16),
+        MLX5_CMD_STAT_OK);
     auto query = REQUEST(query_mkey, QUERY_MKEY);
     IFC_SET(query_mkey_in, Bytes(query), mkey_index, d.lkey >> 8);
     const Message out = d.must(query, IFC_BYTES(query_mkey_out));

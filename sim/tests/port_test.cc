@@ -59,10 +59,9 @@ TEST_F(PortTest, LinkFollowsCableAndAdministration) {
     d.dev.set_link(true);
     d.set_admin(false);
     d.set_admin(true);
-    EXPECT_EQ(link_events(),
-              (std::vector<unsigned>{MLX5_PORT_CHANGE_SUBTYPE_DOWN, MLX5_PORT_CHANGE_SUBTYPE_ACTIVE,
-                                     MLX5_PORT_CHANGE_SUBTYPE_DOWN,
-                                     MLX5_PORT_CHANGE_SUBTYPE_ACTIVE}));
+    EXPECT_EQ(link_events(), (std::vector<unsigned>{
+                                 MLX5_PORT_CHANGE_SUBTYPE_DOWN, MLX5_PORT_CHANGE_SUBTYPE_ACTIVE,
+                                 MLX5_PORT_CHANGE_SUBTYPE_DOWN, MLX5_PORT_CHANGE_SUBTYPE_ACTIVE}));
     Message phy(IFC_BYTES(ppcnt_reg));
     IFC_SET(ppcnt_reg, Bytes(phy), local_port, 1);
     IFC_SET(ppcnt_reg, Bytes(phy), grp, MLX5_PHYSICAL_LAYER_COUNTERS_GROUP);
@@ -214,8 +213,8 @@ TEST_F(PortTest, CountersOfTheWire) {
     TestCq cq = d.create_cq();
     TestSq sq = d.create_sq(cq);
     const std::array<Frame, 3> kinds{
-        make_frame({}, pattern(58)),                                         // 100 bytes
-        make_frame({.dmac = {1, 0, 0x5e, 0, 0, 1}}, pattern(158)),           // multicast, 200
+        make_frame({}, pattern(58)),                                              // 100 bytes
+        make_frame({.dmac = {1, 0, 0x5e, 0, 0, 1}}, pattern(158)),                // multicast, 200
         make_frame({.dmac = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}, pattern(258)), // broadcast, 300
     };
     for (const Frame &f : kinds) {
@@ -259,7 +258,8 @@ TEST_F(PortTest, CountersOfTheWire) {
               1U);
     EXPECT_EQ(IFC_GET64(query_vport_counter_out, ConstBytes(out), transmitted_eth_multicast.octets),
               200U);
-    EXPECT_EQ(IFC_GET64(query_vport_counter_out, ConstBytes(out), received_eth_unicast.packets), 0U);
+    EXPECT_EQ(IFC_GET64(query_vport_counter_out, ConstBytes(out), received_eth_unicast.packets),
+              0U);
     out = d.must(in, IFC_BYTES(query_vport_counter_out));
     EXPECT_EQ(IFC_GET64(query_vport_counter_out, ConstBytes(out), transmitted_eth_unicast.packets),
               0U);
@@ -287,8 +287,8 @@ class VportTest : public PortTest {
                        IFC_BYTES(modify_nic_vport_context_in) + extra);
     }
     static Bytes list(Message &in) {
-        return Bytes(in).subspan(IFC_BYTE_OFF(modify_nic_vport_context_in,
-                                              nic_vport_context.current_uc_mac_address));
+        return Bytes(in).subspan(
+            IFC_BYTE_OFF(modify_nic_vport_context_in, nic_vport_context.current_uc_mac_address));
     }
 };
 
@@ -357,9 +357,9 @@ TEST_F(VportTest, ListsOfAddressesAndVlans) {
     store_be<std::uint32_t>(list(in).data() + 4, 4094);
     EXPECT_EQ(modify(in), MLX5_CMD_STAT_OK);
     const Message out = query(MLX5_NVPRT_LIST_TYPE_VLAN, 16);
-    EXPECT_EQ(IFC_GET(query_nic_vport_context_out, ConstBytes(out),
-                      nic_vport_context.allowed_list_size),
-              2U);
+    EXPECT_EQ(
+        IFC_GET(query_nic_vport_context_out, ConstBytes(out), nic_vport_context.allowed_list_size),
+        2U);
     CONTEXT(in, allowed_list_size, 3);
     EXPECT_EQ(modify(in), MLX5_CMD_STAT_BAD_INP_LEN_ERR);
     CONTEXT(in, allowed_list_size, 4000);

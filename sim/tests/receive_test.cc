@@ -32,8 +32,8 @@ class Receive : public testing::Test {
     std::uint32_t out_of_buffer(std::uint32_t set) {
         auto in = REQUEST(query_q_counter, QUERY_Q_COUNTER);
         IFC_SET(query_q_counter_in, Bytes(in), counter_set_id, set);
-        return IFC_GET(query_q_counter_out,
-                       ConstBytes(d.must(in, IFC_BYTES(query_q_counter_out))), out_of_buffer);
+        return IFC_GET(query_q_counter_out, ConstBytes(d.must(in, IFC_BYTES(query_q_counter_out))),
+                       out_of_buffer);
     }
 
     Message query_rq() {
@@ -256,8 +256,8 @@ TEST_F(Receive, StridingQueueOfEveryType) {
         MiniDriver other;
         other.open();
         TestCq c = other.create_cq(9);
-        TestRq q = other.create_rq(c, {.type = type, .log_size = 2, .log_stride_size = 8,
-                                       .log_num_strides = 4});
+        TestRq q = other.create_rq(
+            c, {.type = type, .log_size = 2, .log_stride_size = 8, .log_num_strides = 4});
         other.post(q, 4);
         other.steer_all_to(other.create_tir(q.id));
         unsigned used = 0; // strides, counted as the device should
@@ -298,7 +298,9 @@ TEST_F(Receive, StridingQueueOfEveryType) {
 }
 
 TEST_F(Receive, FrameLargerThanAStridingWqe) {
-    open_rq({.type = MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ, .log_size = 2, .log_stride_size = 6,
+    open_rq({.type = MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ,
+             .log_size = 2,
+             .log_stride_size = 6,
              .log_num_strides = 3});
     EXPECT_NE(receive(good_frame({}, 512 - 42)), nullptr);
     EXPECT_EQ(syndrome_of(receive(good_frame({}, 513 - 42))), Syndrome::kLocalLength);
@@ -343,11 +345,10 @@ TEST_F(Receive, WithoutBufferTheFrameWaits) {
 }
 
 TEST_F(Receive, WithoutBufferForLongTheFrameIsDroppedAndCounted) {
-    const std::uint32_t set =
-        IFC_GET(alloc_q_counter_out,
-                ConstBytes(d.must(REQUEST(alloc_q_counter, ALLOC_Q_COUNTER),
-                                  IFC_BYTES(alloc_q_counter_out))),
-                counter_set_id);
+    const std::uint32_t set = IFC_GET(alloc_q_counter_out,
+                                      ConstBytes(d.must(REQUEST(alloc_q_counter, ALLOC_Q_COUNTER),
+                                                        IFC_BYTES(alloc_q_counter_out))),
+                                      counter_set_id);
     open_rq({.log_size = 1, .counter_set = set});
     EXPECT_NE(receive(good_frame({}, 100)), nullptr);
     EXPECT_NE(receive(good_frame({}, 100)), nullptr);
@@ -515,9 +516,9 @@ TEST_F(Receive, CompletionQueueOverrunStopsTheQueue) {
     EXPECT_EQ(rq_state(), 3U);
     auto in = REQUEST(query_cq, QUERY_CQ);
     IFC_SET(query_cq_in, Bytes(in), cqn, small.id);
-    EXPECT_EQ(IFC_GET(query_cq_out, ConstBytes(d.must(in, IFC_BYTES(query_cq_out))),
-                      cq_context.status),
-              9U);
+    EXPECT_EQ(
+        IFC_GET(query_cq_out, ConstBytes(d.must(in, IFC_BYTES(query_cq_out))), cq_context.status),
+        9U);
 }
 
 TEST_F(Receive, LoopbackToTheOwnAddress) {

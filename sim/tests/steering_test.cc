@@ -68,8 +68,7 @@ class SteeringTest : public testing::Test {
         IFC_SET(query_flow_counter_in, Bytes(in), clear, clear);
         const Message out =
             d.must(in, IFC_BYTES(query_flow_counter_out) + IFC_BYTES(traffic_counter));
-        const ConstBytes stats =
-            IFC_AT(query_flow_counter_out, ConstBytes(out), flow_statistics);
+        const ConstBytes stats = IFC_AT(query_flow_counter_out, ConstBytes(out), flow_statistics);
         return {IFC_GET64(traffic_counter, stats, packets),
                 IFC_GET64(traffic_counter, stats, octets)};
     }
@@ -108,11 +107,11 @@ class SteeringTest : public testing::Test {
 
 TEST_F(SteeringTest, WithoutRootNothingArrives) {
     EXPECT_TRUE(arrives(frame({})).empty());
-    const auto vnic = d.must(REQUEST(query_vnic_env, QUERY_VNIC_ENV),
-                             IFC_BYTES(query_vnic_env_out));
-    EXPECT_EQ(IFC_GET64(query_vnic_env_out, ConstBytes(vnic),
-                        vport_env.nic_receive_steering_discard),
-              1U);
+    const auto vnic =
+        d.must(REQUEST(query_vnic_env, QUERY_VNIC_ENV), IFC_BYTES(query_vnic_env_out));
+    EXPECT_EQ(
+        IFC_GET64(query_vnic_env_out, ConstBytes(vnic), vport_env.nic_receive_steering_discard),
+        1U);
 }
 
 /// A field with a value that the frame has: a rule on it matches this frame and none that differs.
@@ -141,14 +140,18 @@ TEST_P(Field, DecidesAlone) {
 }
 
 #define FIELD(field, value, hit_flow, change)                                                      \
-    FieldCase{#field, [](Bytes p, bool mask) { OUTER(p, field, mask ? ~0U : (value)); }, hit_flow, \
-              [](Frame &f) { change; }}
+    FieldCase {                                                                                    \
+#field, [](Bytes p,                                                                        \
+                   bool mask) { OUTER(p, field, mask ? ~0U : (value)); }, hit_flow,                \
+                                                                       [](Frame & f) { change; }   \
+    }
 
 INSTANTIATE_TEST_SUITE_P(
     Steering, Field,
     testing::Values(
         FIELD(dmac_47_16, 0x02000000, (Flow{}), f[0] ^= 4),
-        FIELD(dmac_15_0, 2, (Flow{}), f[5] ^= 1), FIELD(smac_47_16, 0x02000000, (Flow{}), f[6] ^= 4),
+        FIELD(dmac_15_0, 2, (Flow{}), f[5] ^= 1),
+        FIELD(smac_47_16, 0x02000000, (Flow{}), f[6] ^= 4),
         FIELD(smac_15_0, 1, (Flow{}), f[11] ^= 2),
         FIELD(ethertype, 0x0800, (Flow{}), put16(f, 12, 0x88b5)),
         FIELD(ethertype, 0x86dd, (Flow{.v6 = true}), put16(f, 12, 0x88b5)),
@@ -183,8 +186,9 @@ TEST_F(SteeringTest, LowerIndexWins) {
     const auto wide = d.create_group(table, 8, 15);
     const auto narrow = d.create_group(table, 0, 7, [](Bytes p) { OUTER(p, udp_dport, 0xffff); });
     d.must(d.fte_request(table, wide, 8, {{kTir, tir[0]}}), IFC_BYTES(set_fte_out));
-    d.must(d.fte_request(table, narrow, 3, {{kTir, tir[1]}},
-                         [](Bytes v) { OUTER(v, udp_dport, 2000); }, kForward, 0x1234),
+    d.must(d.fte_request(
+               table, narrow, 3, {{kTir, tir[1]}}, [](Bytes v) { OUTER(v, udp_dport, 2000); },
+               kForward, 0x1234),
            IFC_BYTES(set_fte_out));
     d.set_root(table);
     EXPECT_EQ(arrives(frame({})), std::vector<unsigned>{1});
@@ -244,7 +248,8 @@ TEST_F(SteeringTest, DropAndCount) {
     const auto other = alloc_counter();
     const auto table = d.create_table(1, 2);
     const auto group = d.create_group(table, 0, 3, [](Bytes p) { OUTER(p, udp_dport, 0xffff); });
-    auto drop = d.fte_request(table, group, 0, {}, [](Bytes v) { OUTER(v, udp_dport, 2000); }, kDrop);
+    auto drop = d.fte_request(
+        table, group, 0, {}, [](Bytes v) { OUTER(v, udp_dport, 2000); }, kDrop);
     add_counter(drop, counter);
     d.must(drop, IFC_BYTES(set_fte_out));
     auto pass = d.fte_request(table, group, 1, {{kTir, tir[0]}},
@@ -312,8 +317,9 @@ TEST_F(SteeringTest, ModifyKeepsTheMatchAndChangesTheDestination) {
 TEST_F(SteeringTest, QueriesGiveBackWhatWasSet) {
     const auto table = d.create_table(1, 4);
     const auto group = d.create_group(table, 2, 5, [](Bytes p) { OUTER(p, tcp_sport, 0xff00); });
-    d.must(d.fte_request(table, group, 4, {{kTir, tir[0]}},
-                         [](Bytes v) { OUTER(v, tcp_sport, 0x1200); }, kForward, 77),
+    d.must(d.fte_request(
+               table, group, 4, {{kTir, tir[0]}}, [](Bytes v) { OUTER(v, tcp_sport, 0x1200); },
+               kForward, 77),
            IFC_BYTES(set_fte_out));
     auto in = REQUEST(query_flow_group, QUERY_FLOW_GROUP);
     IFC_SET(query_flow_group_in, Bytes(in), table_id, table);
@@ -321,8 +327,9 @@ TEST_F(SteeringTest, QueriesGiveBackWhatWasSet) {
     Message out = d.must(in, IFC_BYTES(query_flow_group_out));
     EXPECT_EQ(IFC_GET(query_flow_group_out, ConstBytes(out), start_flow_index), 2U);
     EXPECT_EQ(IFC_GET(query_flow_group_out, ConstBytes(out), end_flow_index), 5U);
-    EXPECT_EQ(IFC_GET(query_flow_group_out, ConstBytes(out), match_criteria.outer_headers.tcp_sport),
-              0xff00U);
+    EXPECT_EQ(
+        IFC_GET(query_flow_group_out, ConstBytes(out), match_criteria.outer_headers.tcp_sport),
+        0xff00U);
     IFC_SET(query_flow_group_in, Bytes(in), group_id, 99);
     EXPECT_EQ(status(in, IFC_BYTES(query_flow_group_out)), MLX5_CMD_STAT_IX_ERR);
     IFC_SET(query_flow_group_in, Bytes(in), table_id, 9999);
@@ -333,9 +340,9 @@ TEST_F(SteeringTest, QueriesGiveBackWhatWasSet) {
     IFC_SET(query_fte_in, Bytes(fte), flow_index, 4);
     out = d.must(fte, IFC_BYTES(query_fte_out));
     EXPECT_EQ(IFC_GET(query_fte_out, ConstBytes(out), flow_context.flow_tag), 77U);
-    EXPECT_EQ(IFC_GET(query_fte_out, ConstBytes(out),
-                      flow_context.match_value.outer_headers.tcp_sport),
-              0x1200U);
+    EXPECT_EQ(
+        IFC_GET(query_fte_out, ConstBytes(out), flow_context.match_value.outer_headers.tcp_sport),
+        0x1200U);
     IFC_SET(query_fte_in, Bytes(fte), flow_index, 3);
     EXPECT_EQ(status(fte, IFC_BYTES(query_fte_out)), MLX5_CMD_STAT_IX_ERR);
     IFC_SET(query_fte_in, Bytes(fte), table_id, 9999);
@@ -453,8 +460,8 @@ TEST_F(SteeringTest, RssSpreadsOverTheIndirectionTable) {
     IFC_SET(tirc, ctx, rx_hash_fn, MLX5_RX_HASH_FN_TOEPLITZ);
     IFC_SET(tirc, ctx, rx_hash_field_selector_outer.l4_prot_type, MLX5_L4_PROT_TYPE_UDP);
     IFC_SET(tirc, ctx, rx_hash_field_selector_outer.selected_fields,
-            MLX5_HASH_FIELD_SEL_SRC_IP | MLX5_HASH_FIELD_SEL_DST_IP |
-                MLX5_HASH_FIELD_SEL_L4_SPORT | MLX5_HASH_FIELD_SEL_L4_DPORT);
+            MLX5_HASH_FIELD_SEL_SRC_IP | MLX5_HASH_FIELD_SEL_DST_IP | MLX5_HASH_FIELD_SEL_L4_SPORT |
+                MLX5_HASH_FIELD_SEL_L4_DPORT);
     const Bytes key = IFC_AT(tirc, ctx, rx_hash_toeplitz_key);
     for (unsigned i = 0; i < 40; ++i)
         key[i] = static_cast<std::uint8_t>(i * 37 + 11);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //
 // wire-check SENT CAPTURE
-// Compares what a guest handed to its NIC with what was on the wire, byte for byte and in the order of
-// each flow. SENT is what WholePackets of guest_test.cc recorded: packets as the kernel gives them to
-// the driver, up to 64 KB and without checksums, each with the virtio_net_hdr that says how to cut
-// it. CAPTURE is QEMU's filter-dump. This program does the cutting and the sums by itself.
+// Compares what a guest handed to its NIC with what was on the wire, byte for byte and in the order
+// of each flow. SENT is what WholePackets of guest_test.cc recorded: packets as the kernel gives
+// them to the driver, up to 64 KB and without checksums, each with the virtio_net_hdr that says how
+// to cut it. CAPTURE is QEMU's filter-dump. This program does the cutting and the sums by itself.
 
 #include "packets.h"
 

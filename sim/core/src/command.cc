@@ -277,8 +277,7 @@ void CommandInterface::process(unsigned index) {
 
     // Who is told is settled before the command runs: a CREATE_EQ that asks for command events does
     // not find its own completion in the new queue. The driver has polled for that one.
-    const std::vector<std::uint32_t> listeners =
-        core_.events.subscribers(MLX5_EVENT_TYPE_CMD);
+    const std::vector<std::uint32_t> listeners = core_.events.subscribers(MLX5_EVENT_TYPE_CMD);
     if (delivery == kDelivered) {
         if (const auto delay = core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode))) {
             if (*delay != 0)
