@@ -1,31 +1,26 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# ./run demo: a file travels from a server in a guest, whose packets the kernel protects, to an
-# unmodified QUIC client on the host; then everything is counted and checked by somebody else.
+# ./run demo: a file travels from a server in a guest, whose packets the guest's NIC or kernel protects,
+# to an unmodified QUIC client on the host; then everything is counted and checked by somebody else.
 
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "$0")/lib.sh"
-. "$ROOT/scripts/packages.sh"
-. "$ROOT/scripts/tree.sh"
-. "$ROOT/scripts/kernel.sh"
-. "$ROOT/scripts/stock-kernel.sh"
-. "$ROOT/scripts/qemu.sh"
-. "$ROOT/scripts/userspace.sh"
+. "$(dirname "$0")/parts.sh"
 
 usage() {
     cat <<'END'
 usage: ./run demo [OPTION]...
 
 Builds what is missing, boots a guest with our kernel and starts the example HTTP/3 server in it. Debian's
-ngtcp2-client downloads a file of random bytes from it. Then the kernel's counters, the downloaded file and
-the wire (every frame of the guest's NIC) are compared: tshark must be able to decrypt each packet, and
+ngtcp2-client downloads a file of random bytes from it. Then the counters of kernel, driver and NIC, the
+downloaded file and the wire (every frame of the guest's NIC) are compared: tshark must be able to decrypt each packet, and
 not one piece of the file may be there in plaintext.
 
   --json             print one JSON object, last on standard output
   --bytes N          length of the file, with K, M or G for powers of 1024 (default 32M; not less with --json)
-  --path P           who protects the packets: software (default; the kernel), user (the server itself),
-                     auto (the kernel if it can, else the server)
+  --path P           who protects the packets: hardware (default; the ConnectX model, by the mlx5 driver),
+                     software (the kernel, over a virtio NIC), user (the server itself), auto (the kernel if
+                     it can, else the server)
   --kernel K         guest kernel as in ./run vm (default release)
   --cipher C         AES-128-GCM (default), AES-256-GCM, CHACHA20-POLY1305 or AES-128-CCM
   --capture FILE     keep the wire as pcapng with the TLS secrets in it: Wireshark decrypts it as it is
@@ -40,7 +35,7 @@ Exit status: 0 when every check passed, 1 when one failed, 2 for wrong usage.
 END
 }
 
-json='' bytes=32M path=software kernel=release cipher=AES-128-GCM capture='' server_args=() client_args=()
+json='' bytes=32M path=hardware kernel=release cipher=AES-128-GCM capture='' server_args=() client_args=()
 expressions=() build=1
 
 wrong() {
@@ -73,9 +68,10 @@ done
 [[ $bytes =~ ^[1-9][0-9]*[KMG]?$ ]] || wrong "--bytes $bytes: not a length"
 bytes=$(numfmt --from=iec "$bytes")
 case $path in
-software) server_path=kernel ;;
-user | auto) server_path=$path ;;
-*) wrong "--path $path: unknown (software, user, auto)" ;;
+hardware) server_path=kernel nic=connectx ;;
+software) server_path=kernel nic=virtio ;;
+user | auto) server_path=$path nic=virtio ;;
+*) wrong "--path $path: unknown (hardware, software, user, auto)" ;;
 esac
 case $cipher in
 AES-128-GCM | AES-256-GCM | CHACHA20-POLY1305 | AES-128-CCM) ;;
@@ -141,7 +137,7 @@ head -c "$bytes" /dev/urandom >"$work/root/file.bin"
 port=$(free_port)
 
 say "[guest] booting the $kernel kernel; server in it: --path $server_path"
-"$ROOT/run" vm --kernel "$kernel" --nic virtio --forward "udp:$port" --capture "$work/wire.pcap" \
+"$ROOT/run" vm --kernel "$kernel" --nic "$nic" --forward "udp:$port" --capture "$work/wire.pcap" \
     --timeout 900 --log "$work/kernel.log" -- \
     "$ROOT/scripts/guest/count-server" "$work" "$server" --path "$server_path" --port "$port" \
     --listen 0.0.0.0 --document-root "$work/root" --exit-after-connections 1 --max-runtime 600 --idle-timeout 60 \
@@ -206,7 +202,7 @@ check() {
     report+=("$(printf '  %-5s  %-58s %s' "$verdict" "$1" "$3")")
 }
 
-# counted NAME prints by how much a kernel counter has grown, 0 if there is none.
+# counted NAME prints by how much a counter of kernel or driver has grown, 0 if there is none.
 counted() {
     awk -v name="$1" '
         FILENAME ~ /before$/ && $1 == name { before = $2 }
@@ -251,6 +247,9 @@ dropped=$(($(counted DropNoSa) + $(counted DropNoKeys) + $(counted DropNoMem) + 
 in_user_space=$(($(server_count .send.user.packets) + $(server_count .send.coalesced_packets)))
 batches=$(counted TxGsoSends)
 largest=$(counter_now TxGsoMaxSegs)
+by_index=$(counted tx_quic_index_packets)
+by_inline=$(counted tx_quic_inline_packets)
+by_software=$(counted TxSoftware)
 one_rtt=$(wire one_rtt)
 plaintext=$(audit plaintext_datagrams)
 
@@ -277,7 +276,7 @@ if [[ $path = auto ]]; then
 fi
 # Who did the work, by the kernel's account.
 if (($(counted TxDevice) > 0)); then
-    seen_path=device
+    seen_path=hardware
 elif ((packets > 0)); then
     seen_path=software
 else
@@ -287,6 +286,22 @@ check 'the packets took the path that was asked for' "$([[ $seen_path = "$path" 
 if [[ $path = software ]]; then
     check 'the kernel protected the packets' "packets > 0 && $(counted TxSoftware) + $(counted TxSoftwareLate) >= packets" \
         "$packets, all in software"
+    check 'the server protected but its handshake and its end' "in_user_space <= 16" "$in_user_space"
+    check 'all SAs are gone again' "$(counter_now SaCurr) == 0" \
+        "$(counted SaAdded) added, $(counter_now SaCurr) left"
+elif [[ $path = hardware ]]; then
+    check 'the NIC protected every packet, the kernel none' \
+        "packets > 0 && by_index + by_inline == packets && by_software == 0" \
+        "$by_index by SA index, $by_inline with keys in the descriptor, $by_software in software"
+    check 'the NIC counts what the driver counts' \
+        "$(counted quic_dev_tx_index_packets) == by_index && $(counted quic_dev_tx_inline_packets) == by_inline" \
+        "$(counted quic_dev_tx_index_packets), $(counted quic_dev_tx_inline_packets)"
+    check 'the NIC took the SAs into its database' "$(counted SaAdded) == 0 || (by_index > by_inline && $(counted quic_sa_created) > 0)" \
+        "$(counted quic_sa_created) installed"
+    check 'driver and NIC dropped nothing' "$(counted tx_quic_dropped) + $(counted quic_dev_drop_stale_sa) +
+        $(counted quic_dev_drop_pd) + $(counted quic_dev_drop_headers) + $(counted quic_dev_drop_short) +
+        $(counted quic_dev_wqe_errors) + $(counted tx_cqe_err) == 0" \
+        "$(counted tx_quic_dropped), $(counted quic_dev_wqe_errors) descriptor errors"
     check 'the server protected but its handshake and its end' "in_user_space <= 16" "$in_user_space"
     check 'all SAs are gone again' "$(counter_now SaCurr) == 0" \
         "$(counted SaAdded) added, $(counter_now SaCurr) left"
@@ -341,7 +356,10 @@ else
     jq -nc --arg path "$seen_path" --argjson bytes "$(stat -c %s "$work/download/file.bin" 2>/dev/null || echo 0)" \
         --argjson match "$sha_match" --argjson packets "$packets" --argjson batches "$batches" \
         --argjson largest "$largest" --argjson plaintext "$plaintext" --argjson errors "$errors" \
+        --argjson index "$by_index" --argjson inline "$by_inline" --argjson software "$by_software" \
         '{path: $path, bytes: $bytes, sha256_match: $match, packets_protected: $packets,
+          packets_protected_index: $index, packets_protected_inline: $inline,
+          packets_protected_software: $software,
           gso_batches: $batches, max_gso_segments: $largest, plaintext_packets_on_wire: $plaintext,
           errors: $errors}'
 fi

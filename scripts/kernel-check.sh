@@ -4,10 +4,7 @@
 # What a kernel reviewer would run on our changes: checkpatch --strict, W=1 and sparse on what they
 # touch, and the configurations that the tests do not boot. The test kernel.checks.
 
-. "$(dirname "$0")/lib.sh"
-. "$ROOT/scripts/packages.sh"
-. "$ROOT/scripts/tree.sh"
-. "$ROOT/scripts/kernel.sh"
+. "$(dirname "$0")/parts.sh"
 
 usage() {
     cat <<'END'
@@ -61,24 +58,43 @@ enabled_objects() {
     done
 }
 
-# kernel_enabled FOLDER BASE: some line of the folder's Makefile (or its parent's, for mlx5) names
-# BASE.o under an option that is on, or under none.
+# Prints the lines of a Makefile, continued ones whole, without what "ifneq ($(CONFIG_X),)" leaves out.
+makefile_lines() {
+    sed -e ':a' -e '/\\$/{N; s/\\\n/ /; ta' -e '}' "$1" | tr -s '\t' ' ' | awk -v config="$2" '
+        BEGIN { while ((getline line < config) > 0) if (line ~ /^CONFIG_[A-Za-z0-9_]+=[ym]/) on[substr(line, 1, index(line, "=") - 1)] = 1 }
+        /^ifneq \(\$\(CONFIG_[A-Za-z0-9_]+\),\)/ { match($0, /CONFIG_[A-Za-z0-9_]+/); skip[++depth] = !(substr($0, RSTART, RLENGTH) in on); next }
+        /^if/ { depth++; next }
+        /^endif/ { delete skip[depth--]; next }
+        { for (i = 1; i <= depth; i++) if (skip[i]) next; print }'
+}
+
+# makefile_enables MAKEFILE NAME: some line of MAKEFILE names NAME under an option that is on, or under
+# none. 1: only under options that are off; 2: no line names it.
+makefile_enables() {
+    local line named=2
+    [[ -f $WORK/tree/$1 ]] || return 2
+    # Lines that end in a backslash go on in the next.
+    while read -r line; do
+        [[ " $line " = *" $2 "* ]] || continue
+        [[ $line =~ \$\((CONFIG_[A-Za-z0-9_]+)\) ]] || return 0
+        ! grep -qE "^${BASH_REMATCH[1]}=[ym]" "$WORK/tree/.config" || return 0
+        named=1
+    done < <(makefile_lines "$WORK/tree/$1" "$WORK/tree/.config")
+    return "$named"
+}
+
+# kernel_enabled FOLDER BASE: is FOLDER/BASE.c compiled? By the Makefile of the folder, unless the
+# parent's leaves the folder out; or by the parent's, as in mlx5.
 kernel_enabled() {
-    local folder=$1 base=$2 makefile line option name=$2.o
-    for makefile in "$folder/Kbuild" "$folder/Makefile" "$(dirname "$folder")/Makefile"; do
-        [[ -f $WORK/tree/$makefile ]] || continue
-        [[ $makefile != "$(dirname "$folder")/Makefile" ]] || name=$(basename "$folder")/$base.o
-        # Lines that end in a backslash go on in the next.
-        while read -r line; do
-            [[ " $line " = *" $name "* ]] || continue
-            if [[ $line =~ \$\((CONFIG_[A-Za-z0-9_]+)\) ]]; then
-                option=${BASH_REMATCH[1]}
-                grep -qE "^$option=[ym]" "$WORK/tree/.config" || continue
-            fi
-            return 0
-        done < <(sed -e ':a' -e '/\\$/{N; s/\\\n/ /; ta' -e '}' "$WORK/tree/$makefile" | tr -s '\t' ' ')
+    local folder=$1 base=$2 parent name makefile status=0
+    parent=$(dirname "$folder")
+    name=$(basename "$folder")
+    makefile_enables "$parent/Makefile" "$name/" || status=$?
+    ((status != 1)) || return 1
+    for makefile in "$folder/Kbuild" "$folder/Makefile"; do
+        ! makefile_enables "$makefile" "$base.o" || return 0
     done
-    return 1
+    makefile_enables "$parent/Makefile" "$name/$base.o"
 }
 
 warnings_of() {
@@ -161,7 +177,7 @@ check_off() {
 }
 
 check_modular() {
-    local objects=() symbol bad=0 needed
+    local objects=() symbol bad=0 needed exported
     echo CONFIG_IPV6=m >"$WORK/modular.config"
     prepare patched "$WORK/modular.config"
     grep -qx CONFIG_IPV6=m "$WORK/tree/.config" || { echo 'error: IPV6 did not become a module'; return 1; }
@@ -173,8 +189,9 @@ check_modular() {
     needed=$(cd "$WORK/tree" && comm -12 \
         <(printf '%s\n' "${objects[@]}" | grep '^net/ipv6/' | xargs -r nm -u | awk '$1 == "U"{print $2}' | sort -u) \
         <(printf '%s\n' "${objects[@]}" | grep -v '^net/ipv6/' | xargs -r nm | awk '$2 ~ /^[TDRB]$/{print $3}' | sort -u))
+    exported=$(cd "$WORK/tree" && nm "${objects[@]}" | sed -nE 's/.* __(export_symbol|ksymtab)_//p')
     for symbol in $needed; do
-        if ! (cd "$WORK/tree" && nm "${objects[@]}" | grep -qE "__(export_symbol|ksymtab)_$symbol$"); then
+        if ! grep -qxF "$symbol" <<<"$exported"; then
             echo "error: $symbol is used by IPv6 as a module and not exported"
             bad=1
         fi
@@ -202,8 +219,8 @@ while (($#)); do
 done
 ((${#checks[@]})) || checks=(checkpatch warnings off modular)
 
-PRISTINE=$CACHE/sources/linux-$(kernel_source_id)
-[[ -d $PRISTINE ]] || with_lock kernel-source kernel_unpack_if_missing "$PRISTINE"
+kernel_source_ensure
+PRISTINE=$(kernel_source_dir)
 mkdir -p "$WORK"
 
 run_checks() {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Guest kernels. Source after lib.sh and tree.sh; kernel_ensure VARIANT builds what is missing and links it as
+# Guest kernels. Part of parts.sh; kernel_ensure VARIANT builds what is missing and links it as
 # build/kernel/VARIANT.
 #
 #   release   Linux 6.12 with kernel/overlay, kernel/patches, include/uapi and drivers/net/mlx5-quic
@@ -10,8 +10,7 @@
 #   stock     Debian's own linux-image-6.12; stock-6.1 likewise
 #
 # A finished kernel lives in the cache as kernels/VARIANT-KEY/, KEY being a hash of all that goes in.
-# A variant keeps its work tree in the cache, so that a small change costs a small rebuild. vanilla uses
-# that of release: with one configuration for both, make compiles again only what our changes reach.
+# A variant keeps its work tree in the cache, so that a small change costs a small rebuild.
 
 STEP_SOURCES+=' kernel.sh'
 
@@ -23,14 +22,6 @@ KERNEL_BUILD_REVISION=1
 
 # Object files of a full build, for the progress line only.
 declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [vanilla]=1900)
-
-# Prints the name of a variant's work tree, which is also that of its lock.
-kernel_tree_of() {
-    case $1 in
-    vanilla) echo kernel-release ;;
-    *) echo "kernel-$1" ;;
-    esac
-}
 
 # Prints what identifies the kernel source.
 kernel_source_id() {
@@ -175,7 +166,7 @@ kernel_configure() {
 kernel_compile() {
     local variant=$1 result=$2 pristine=$3 fragments=()
     local work tree tmp=$result.tmp
-    work=$CACHE/work/$(kernel_tree_of "$variant")
+    work=$CACHE/work/kernel-$variant
     tree=$work/tree
     mkdir -p "$work"
     if [[ $variant = vanilla ]]; then
@@ -206,9 +197,9 @@ kernel_build_locked() {
     local variant=$1 pristine result
     result=$CACHE/kernels/$variant-$(kernel_key "$variant")
     [[ ! -f $result/bzImage ]] || return 0 # another run made it meanwhile
-    pristine=$CACHE/sources/linux-$(kernel_source_id)
-    mkdir -p "$CACHE/sources" "$CACHE/kernels"
-    [[ -d $pristine ]] || with_lock kernel-source kernel_unpack_if_missing "$pristine"
+    mkdir -p "$CACHE/kernels"
+    kernel_source_ensure || return
+    pristine=$(kernel_source_dir)
     KERNEL_PROGRESS_TOTAL=${KERNEL_OBJECTS[$variant]} \
         run_step "kernel $variant" "$LOGS/kernel-$variant.log" kernel_progress \
         kernel_compile "$variant" "$result" "$pristine" || return
@@ -216,8 +207,22 @@ kernel_build_locked() {
     prune "$CACHE/sources" linux- 2
 }
 
+# Prints where the unchanged source is unpacked.
+kernel_source_dir() {
+    printf '%s/sources/linux-%s' "$CACHE" "$(kernel_source_id)"
+}
+
 kernel_unpack_if_missing() {
     [[ -d $1 ]] || run_step 'kernel source' "$LOGS/kernel-source.log" - kernel_unpack "$1"
+}
+
+# kernel_source_ensure: afterwards kernel_source_dir is there.
+kernel_source_ensure() {
+    local dir
+    dir=$(kernel_source_dir) || return
+    [[ ! -d $dir ]] || return 0
+    mkdir -p "$CACHE/sources"
+    with_lock kernel-source kernel_unpack_if_missing "$dir"
 }
 
 # kernel_ensure VARIANT: afterwards build/kernel/VARIANT/bzImage is the kernel of the present sources.
@@ -233,7 +238,7 @@ kernel_ensure() {
     esac
     result=$CACHE/kernels/$variant-$(kernel_key "$variant") || exit 1
     if [[ ! -f $result/bzImage ]]; then
-        with_lock "$(kernel_tree_of "$variant")" kernel_build_locked "$variant" || return
+        with_lock "kernel-$variant" kernel_build_locked "$variant" || return
         result=$CACHE/kernels/$variant-$(kernel_key "$variant")
     fi
     link_result "$result" "$BUILD/kernel/$variant"

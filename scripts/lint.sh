@@ -11,6 +11,7 @@ usage: scripts/lint.sh CHECK...
 
   shell    shellcheck on every script
   format   clang-format on the C++ sources (.clang-format); the kernel's C has checkpatch instead
+  man      mandoc on the manual pages
   spdx     every file names its licence; no path of a build machine got in
 END
 }
@@ -49,6 +50,14 @@ lint_format() {
     return "$bad"
 }
 
+lint_man() {
+    local pages=()
+    mapfile -t pages < <(files '*.[1-9]')
+    ((${#pages[@]})) || { echo 'no manual page yet'; return; }
+    (cd "$ROOT" && mandoc -T lint -W warning "${pages[@]}")
+    echo "${#pages[@]} pages checked"
+}
+
 lint_spdx() {
     local file bad=0 count=0 home
     home=$(printf '%s' '/ro' 'ot/' '|/wo' 'rk/')
@@ -74,7 +83,7 @@ lint_spdx() {
 for check in "$@"; do
     case $check in
     --help | -h) usage ;;
-    shell | format | spdx) "lint_$check" ;;
+    shell | format | spdx | man) "lint_$check" ;;
     *) die "unknown check '$check' (scripts/lint.sh --help)" ;;
     esac
 done

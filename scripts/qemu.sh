@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# QEMU from Debian's source package, with what sim/qemu/ adds. Source after lib.sh, tree.sh, kernel.sh,
-# userspace.sh and sim.sh; qemu_ensure builds what is missing and links it as build/qemu. The device
-# model is a shared library beside it, so that a change of the model does not build QEMU anew; who
-# starts QEMU sets LD_LIBRARY_PATH=$SIM_LIBRARY.
+# QEMU from Debian's source package, with what sim/qemu/ adds. Part of parts.sh; qemu_ensure builds what
+# is missing and links it as build/qemu. The device model is a shared library beside it, so that a
+# change of the model does not build QEMU anew; who starts QEMU sets LD_LIBRARY_PATH=$SIM_LIBRARY.
 
 STEP_SOURCES+=' qemu.sh'
 

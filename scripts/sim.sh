@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# The ConnectX model's library, which QEMU loads. Source after lib.sh, tree.sh and kernel.sh;
+# The ConnectX model's library, which QEMU loads. Part of parts.sh;
 # sim_ensure builds it as build/cmake/sim/core/libconnectx.so.
 
 STEP_SOURCES+=' sim.sh'
 
 SIM_LIBRARY=$BUILD/cmake/sim/core
-
-# Prints the unpacked kernel source that the device layouts are taken from.
-sim_kernel_source() {
-    printf '%s/sources/linux-%s' "$CACHE" "$(kernel_source_id)"
-}
 
 sim_compile() {
     cmake -S "$ROOT" -B "$BUILD/cmake" -G Ninja -D "KERNEL_SRC_DIR=$1"
@@ -25,13 +20,13 @@ sim_up_to_date() {
 }
 
 sim_ensure_locked() {
-    local source
-    source=$(sim_kernel_source) || return
-    [[ -d $source ]] || { mkdir -p "$CACHE/sources" && with_lock kernel-source kernel_unpack_if_missing "$source"; } || return
+    kernel_source_ensure || return
     sim_up_to_date ||
-        run_step 'device model' "$LOGS/sim.log" userspace_progress sim_compile "$source"
+        run_step 'device model' "$LOGS/sim.log" userspace_progress sim_compile "$(kernel_source_dir)"
 }
 
 sim_ensure() {
+    # Without the lock: guests that start at the same time need not wait for each other.
+    ! sim_up_to_date || return 0
     with_lock "userspace-$(printf '%s' "$BUILD" | key_of)" sim_ensure_locked
 }

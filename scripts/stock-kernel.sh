@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # Debian's own kernels as guests: the unpatched driver and core of a real distribution. The package is
-# downloaded and unpacked in the cache, never installed. Source after lib.sh and kernel.sh.
+# downloaded and unpacked in the cache, never installed. Part of parts.sh.
 
 STEP_SOURCES+=' stock-kernel.sh'
 

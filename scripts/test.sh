@@ -3,14 +3,7 @@
 #
 # ./run test: sets up all that the tests need and runs them with CTest.
 
-. "$(dirname "$0")/lib.sh"
-. "$ROOT/scripts/packages.sh"
-. "$ROOT/scripts/tree.sh"
-. "$ROOT/scripts/kernel.sh"
-. "$ROOT/scripts/stock-kernel.sh"
-. "$ROOT/scripts/userspace.sh"
-. "$ROOT/scripts/sim.sh"
-. "$ROOT/scripts/qemu.sh"
+. "$(dirname "$0")/parts.sh"
 
 usage() {
     cat <<'END'

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # Work trees made of an untouched ("pristine") source tree plus our changes, kept from build to build
-# so that only what changed is compiled again. Source after lib.sh.
+# so that only what changed is compiled again. Part of parts.sh.
 
 STEP_SOURCES+=' tree.sh'
 

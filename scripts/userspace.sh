@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Examples, tests, tools and the device model, built by CMake in build/cmake. Source after lib.sh,
-# tree.sh and kernel.sh.
+# Examples, tests, tools and the device model, built by CMake in build/cmake. Part of
+# parts.sh.
 
 STEP_SOURCES+=' userspace.sh'
 
@@ -17,9 +17,7 @@ userspace_progress() {
 }
 
 userspace_ensure() {
-    local source
-    source=$CACHE/sources/linux-$(kernel_source_id) || return
-    [[ -d $source ]] || { mkdir -p "$CACHE/sources" && with_lock kernel-source kernel_unpack_if_missing "$source"; } || return
+    kernel_source_ensure || return
     with_lock "userspace-$(printf '%s' "$BUILD" | key_of)" \
-        run_step userspace "$LOGS/userspace.log" userspace_progress userspace_compile "$source"
+        run_step userspace "$LOGS/userspace.log" userspace_progress userspace_compile "$(kernel_source_dir)"
 }

@@ -4,13 +4,7 @@
 # ./run vm: boots a guest, runs one command in it, and hands back what it printed and its status.
 
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "$0")/lib.sh"
-. "$ROOT/scripts/tree.sh"
-. "$ROOT/scripts/kernel.sh"
-. "$ROOT/scripts/stock-kernel.sh"
-. "$ROOT/scripts/userspace.sh"
-. "$ROOT/scripts/sim.sh"
-. "$ROOT/scripts/qemu.sh"
+. "$(dirname "$0")/parts.sh"
 
 usage() {
     cat <<'END'
@@ -183,7 +177,9 @@ mkdir -p "$run/extra/vm"
 {
     printf 'unset PWD OLDPWD SHLVL\n'
     printf 'export HOME=/root USER=root LOGNAME=root SHELL=/bin/bash TERM=%q LANG=C.UTF-8\n' "${TERM:-dumb}"
-    printf 'export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n'
+    # Behind the system's: what this checkout has built.
+    printf 'export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:%q\n' \
+        "$BUILD/cmake/tools/quic-sadb-ctl"
     for setting in "${environment[@]}"; do
         [[ $setting =~ ^[A-Za-z_][A-Za-z0-9_]*(=|$) ]] || die "--env $setting: not NAME=VALUE"
         if [[ $setting = *=* ]]; then

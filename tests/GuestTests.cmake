@@ -7,9 +7,18 @@
 add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS uapi)
 add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 1200
                LABELS uapi)
+add_guest_test(NAME uapi.32-bit COMMAND ${CMAKE_CURRENT_BINARY_DIR}/compat32 KERNEL release LABELS uapi)
 # Searches all of the guest's memory: little is quickly searched.
 add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERNEL release MEMORY 320
                TIMEOUT 900 LABELS uapi long)
+
+# --- the netlink family and quic-sadb-ctl ------------------------------------------------------------
+if(TARGET netlink_test)
+  add_guest_test(NAME netlink COMMAND netlink_test KERNEL release TIMEOUT 600 LABELS netlink long)
+  add_guest_test(NAME netlink.debug COMMAND netlink_test KERNEL debug TIMEOUT 1800 LABELS netlink long)
+  add_guest_test(NAME netlink.many COMMAND netlink_test --gtest_filter=*HundredThousand KERNEL release
+                 TIMEOUT 900 ENV QUIC_SADB_MANY=1 LABELS netlink long)
+endif()
 
 # All but the user interface runs with --all only, until every part of it has been seen to pass within
 # the time that a default run may take.
@@ -36,6 +45,36 @@ foreach(kernel release debug)
            COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/datapath/virtio ${kernel} $<TARGET_FILE:virtio_test>)
   set_tests_properties(datapath.virtio.${kernel} PROPERTIES LABELS "guest;${kernel};datapath;long" TIMEOUT 1500)
 endforeach()
+
+# --- the mlx5 driver over two ConnectX models ------------------------------------------------------
+# add_nic_test(NAME PROGRAM [KERNEL k] [TIMEOUT s] [OPTIONS ,property=value...] [ENV name=value...] [LABELS label...]
+#              [ARGS argument...])
+function(add_nic_test name program)
+  cmake_parse_arguments(arg "" "OPTIONS;KERNEL;TIMEOUT" "ENV;LABELS;ARGS" ${ARGN})
+  if(NOT arg_KERNEL)
+    set(arg_KERNEL release)
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 900)
+  endif()
+  add_test(NAME ${name}
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/nic/guest ${arg_KERNEL}
+                   ${CMAKE_SOURCE_DIR}/build/log/test-${name}.log "${arg_OPTIONS}" $<TARGET_FILE:${program}>
+                   ${arg_ARGS})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 1200 PROCESSORS 2 ENVIRONMENT "${arg_ENV}"
+                       LABELS "guest;${arg_KERNEL};nic;${arg_LABELS}")
+endfunction()
+# What every run takes: the three paths, the offload switched under traffic, the database full.
+add_nic_test(nic.short nic_test
+             ARGS --gtest_filter=*InlineFirst*/Aes128Gcm:*SameBytes*/ChaCha*:*Events*/Feature)
+add_nic_test(nic.paths nic_test ARGS --gtest_filter=*Ciphers*:Offload.* LABELS long)
+add_nic_test(nic.life nic_test ARGS --gtest_filter=-*Ciphers*:Offload.*:Database.*:Capabilities.* LABELS long)
+add_nic_test(nic.full nic_test OPTIONS ,sadb-size=4 ARGS --gtest_filter=Database.* ENV QUIC_TEST_SADB=4)
+add_nic_test(nic.ciphers nic_test OPTIONS ,quic-ciphers=aes-128-gcm ARGS --gtest_filter=Capabilities.*
+             ENV QUIC_TEST_ONE_CIPHER=1 LABELS long)
+# The tests of the data path, with keys in the device's database and with keys in each descriptor.
+add_nic_test(nic.datapath.index datapath_test LABELS long)
+add_nic_test(nic.datapath.inline datapath_test OPTIONS ,sadb-size=0 LABELS long)
 
 # --- all at once ----------------------------------------------------------------------------------
 add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS stress long)

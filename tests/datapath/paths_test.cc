@@ -279,11 +279,9 @@ const Path kPaths[] = {
 std::vector<std::tuple<Path, Wire>> paths_over_wires() {
     std::vector<std::tuple<Path, Wire>> out;
     for (const Path &path : kPaths) {
-        out.emplace_back(path, Wire::kVeth);
-        if (path.below) {
-            out.emplace_back(path, Wire::kOffload);
-            out.emplace_back(path, Wire::kOffloadNoSegmentation);
-        }
+        for (Wire wire : all_wires())
+            if (wire == Wire::kVeth || path.below)
+                out.emplace_back(path, wire);
     }
     return out;
 }

@@ -2,8 +2,12 @@
 #include "world.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <sstream>
 #include <stdexcept>
+#include <tuple>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <net/if.h>
 
@@ -21,8 +25,57 @@ const char *name(Wire wire) {
         return "Offload";
     case Wire::kOffloadNoSegmentation:
         return "OffloadNoSegmentation";
+    case Wire::kConnectx:
+        return "Connectx";
     }
     return "?";
+}
+
+std::vector<Wire> all_wires() {
+    if (std::getenv("QUIC_TEST_NIC") != nullptr)
+        return {Wire::kConnectx};
+    return {Wire::kVeth, Wire::kOffload, Wire::kOffloadNoSegmentation};
+}
+
+std::map<std::string, std::uint64_t> ethtool_statistics(const std::string &device) {
+    std::istringstream lines(command("ethtool -S " + device));
+    std::map<std::string, std::uint64_t> out;
+    std::string line;
+    while (std::getline(lines, line)) {
+        const auto colon = line.rfind(':');
+        const auto start = line.find_first_not_of(" \t");
+        if (colon != std::string::npos && start < colon && colon + 1 < line.size())
+            out[line.substr(start, colon - start)] = std::stoull(line.substr(colon + 1));
+    }
+    return out;
+}
+
+namespace {
+
+// The guest's own devices are where its first process is.
+UniqueFd first_namespace() {
+    UniqueFd fd(::open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC));
+    if (fd.get() < 0)
+        throw_errno("/proc/1/ns/net");
+    return fd;
+}
+
+} // namespace
+
+void World::take_connectx() {
+    const UniqueFd first = first_namespace();
+    const InNamespace inside(first.get());
+    command("ip link set eth0 down; ip link set eth1 down; ip link set eth0 name va netns " +
+            a.path() + "; ip link set eth1 name vb netns " + b.path());
+}
+
+void World::give_back_connectx() {
+    for (const auto &[ns, device, back] :
+         {std::tuple{&a, "va", "eth0"}, std::tuple{&b, "vb", "eth1"}})
+        ns->command(std::string("tc qdisc del dev ") + device + " root 2>/dev/null || true; " +
+                    "tc qdisc del dev " + device + " clsact 2>/dev/null || true; " +
+                    "ip link set " + device + " down; ip link set " + device + " nomaster; " +
+                    "ip link set " + device + " mtu 1500 name " + back + " netns 1");
 }
 
 void World::make_netdevsim(const NetNamespace &ns, unsigned id, const std::string &device) {
@@ -49,6 +102,20 @@ World::World(Wire wire) : wire_(wire) {
         a.command("ip link add va type veth peer name vb netns " + b.path() +
                   "; ip link set va up; " + addresses_a);
         b.command("ip link set vb up; " + addresses_b);
+    } else if (wire == Wire::kConnectx) {
+        take_connectx();
+        for (const auto &[ns, device] : {std::pair{&a, "va"}, std::pair{&b, "vb"}})
+            ns->command(std::string("ethtool -K ") + device +
+                        " udp-crypto-hw-tx-offload on tx-udp-segmentation on; ip link set " +
+                        device + " mtu 1500 up");
+        a.command(addresses_a);
+        b.command(addresses_b);
+        const auto carrier = [](const NetNamespace &ns, const char *device) {
+            return ns.command(std::string("ip -br link show ") + device).find("LOWER_UP") !=
+                   std::string::npos;
+        };
+        if (!eventually([&] { return carrier(a, "va") && carrier(b, "vb"); }))
+            throw std::runtime_error("the link does not come up");
     } else {
         static unsigned next_id = 1;
         first_id_ = next_id;
@@ -80,6 +147,8 @@ void World::remove_devices() {
 
 World::~World() {
     try {
+        if (wire_ == Wire::kConnectx)
+            give_back_connectx();
         remove_devices();
     } catch (const std::exception &error) {
         ADD_FAILURE() << error.what();

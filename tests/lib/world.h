@@ -19,9 +19,16 @@ namespace quic_test {
 enum class Wire {
     kVeth,                  // no offload: protected in software before IP
     kOffload,               // netdevsim with the offload and UDP segmentation
-    kOffloadNoSegmentation, // netdevsim with the offload alone: batches fall back to software
+    kOffloadNoSegmentation, // netdevsim with the offload alone: the stack segments batches
+    kConnectx,              // two mlx5 devices with a real wire between them, as tests/nic/guest has
 };
 const char *name(Wire wire);
+// Those that a test runs over: the first three, or kConnectx alone where the guest has such devices
+// (QUIC_TEST_NIC in the environment).
+std::vector<Wire> all_wires();
+
+// Counters of `ethtool -S`, by name; absent ones are 0. In the calling thread's namespace.
+std::map<std::string, std::uint64_t> ethtool_statistics(const std::string &device);
 
 // Host a has device va, 10.1.1.1 and fd01::1; host b has vb, 10.1.1.2 and fd01::2.
 class World {
@@ -50,6 +57,8 @@ class World {
 
   private:
     void make_netdevsim(const NetNamespace &ns, unsigned id, const std::string &device);
+    void take_connectx();
+    void give_back_connectx();
 
     Wire wire_;
     unsigned first_id_ = 0;

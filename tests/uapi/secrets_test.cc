@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "../netlink/raw_netlink.h"
 #include "loopback.h"
 
 namespace quic_test {
@@ -260,6 +261,58 @@ TEST_F(Secrets, InlineKeysLeaveNothingBehind) {
     for (std::size_t i = 0; i < after.size(); ++i)
         EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of "
                                 << name(kAllCiphers[i / 2]) << " is still in memory";
+}
+
+// Of requests that the netlink family takes, and that it, its policy or genetlink refuses.
+TEST_F(Secrets, NetlinkRequestsLeaveNothingBehind) {
+    std::random_device seed;
+    std::vector<Secret> secrets;
+    for (int i = 0; i < 8; ++i)
+        secrets.emplace_back((std::uint64_t{seed()} << 32) | seed());
+    std::vector<const Secret *> pointers;
+    for (const Secret &secret : secrets)
+        pointers.push_back(&secret);
+
+    RawNetlink netlink;
+    // With zeroes where the keys go; those are put in on a page that is wiped.
+    const Bytes nothing(kSecret, 0);
+    const auto whole =
+        sa_attributes({Cipher::kAes256Gcm, nothing, Bytes(UDP_QUIC_IV_LEN, 1), nothing}, 0);
+    const Bytes requests[4] = {
+        netlink.build(UDP_CRYPTO_CMD_SA_ADD, whole),
+        netlink.build(UDP_CRYPTO_CMD_SA_ADD, without(whole, UDP_CRYPTO_A_SA_UID)),
+        netlink.build(UDP_CRYPTO_CMD_SA_ADD, with(whole, {UDP_CRYPTO_A_SA_UID, Bytes(3, 0)})),
+        netlink.build(250, whole)};
+    const int errors[4] = {0, EINVAL, EINVAL, EOPNOTSUPP};
+    for (std::size_t i = 0; i < 4; ++i) {
+        std::memcpy(page_, requests[i].data(), requests[i].size());
+        // Behind the headers: cipher (8 bytes), then the attributes of key, IV and hp key.
+        std::uint8_t *key = page_ + 20 + 8 + 4;
+        std::uint8_t *hp = key + kSecret + 4 + UDP_QUIC_IV_LEN + 4;
+        std::uint8_t bytes[kSecret];
+        secrets[2 * i].reveal(bytes);
+        std::memcpy(key, bytes, kSecret);
+        secrets[2 * i + 1].reveal(bytes);
+        std::memcpy(hp, bytes, kSecret);
+        const ssize_t sent = ::send(netlink.fd(), page_, requests[i].size(), 0);
+        ::explicit_bzero(bytes, sizeof(bytes));
+        ::explicit_bzero(page_, 4096);
+        clear_vector_registers();
+        ASSERT_EQ(sent, static_cast<ssize_t>(requests[i].size()));
+        EXPECT_EQ(netlink.answer(requests[i]).error, errors[i]);
+    }
+    EXPECT_GT(scan_memory(pointers)[0], 0U) << "the scan is blind";
+    EXPECT_EQ(netlink.request(UDP_CRYPTO_CMD_SA_FLUSH).error, 0);
+    std::vector<unsigned> after;
+    eventually(
+        [&] {
+            after = scan_memory(pointers);
+            return std::ranges::all_of(after, [](unsigned n) { return n == 0; });
+        },
+        std::chrono::seconds(10));
+    for (std::size_t i = 0; i < after.size(); ++i)
+        EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of request "
+                                << i / 2 << " is still in memory";
 }
 
 bool holds_key(const std::string &text, const PacketKeys &keys) {

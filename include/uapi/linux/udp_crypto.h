@@ -12,14 +12,24 @@
  * long as the bytes that this kernel does not know are zero (else E2BIG), and
  * a shorter one down to the minimum given with each. "Malformed" below is
  * EINVAL and means: shorter than the minimum, a reserved field that is not
- * zero, an unknown flag, or an unknown operation.
+ * zero, bytes of a key behind its length that are not zero, an unknown flag,
+ * or an unknown operation.
  *
- * After any error nothing was sent and no state has changed.
+ * After any error nothing was sent and no state has changed: the packet numbers
+ * of a failed send are unused.
+ *
+ * Counters of the network namespace are in /proc/net/udp_crypto_stat.
+ *
+ * Administrators see devices, SAs and statistics, and make SAs for the sockets
+ * of a user, over the generic netlink family udp_crypto. Its numbers are in
+ * <linux/udp_crypto_nl.h>, which this header brings along; its specification
+ * is Documentation/netlink/specs/udp_crypto.yaml.
  */
 #ifndef _UAPI_LINUX_UDP_CRYPTO_H
 #define _UAPI_LINUX_UDP_CRYPTO_H
 
 #include <linux/types.h>
+#include <linux/udp_crypto_nl.h>
 
 /* Socket option at level SOL_UDP: adds and deletes security associations
  * (setsockopt), shows them and the capabilities (getsockopt).
@@ -87,7 +97,8 @@ struct udp_quic_keys {
 
 /* Any socket of the same network namespace and of the uid that owned the
  * socket when the SA was made may send with it. Without the flag only the
- * socket that made it may. Only that socket can delete or show it.
+ * socket that made it may. Only that socket can delete it; it and, over
+ * netlink, administrators can show it.
  */
 #define UDP_CRYPTO_SA_F_SAME_UID	0x1
 
@@ -101,7 +112,8 @@ struct udp_quic_keys {
  *
  * UDP_CRYPTO_OP_DEL_SA takes this and no more. Packets that are queued below
  * the socket in plaintext when their SA is deleted are dropped (and counted),
- * never sent with other keys.
+ * never sent with other keys: after a key update keep the old SA for as long as
+ * packets may wait in a queue (a few probe timeouts, RFC 9002).
  *
  * ENOENT: this socket has no SA of that @cookie.
  */
@@ -223,7 +235,7 @@ struct udp_crypto_caps {
  * Each datagram is one QUIC packet with a short or a long header. It holds the
  * truncated packet number as usual (1 to 4 bytes, RFC 9000 section 17.1; its
  * length is in the low two bits of the first byte), neither header protection
- * nor encryption applied.
+ * nor encryption applied. The fixed bit may be greased (RFC 9287).
  *
  * With UDP_SEGMENT (socket option or control message) the buffer is a batch:
  * the segment size counts bytes on the wire, tag included, so without
@@ -247,9 +259,9 @@ struct udp_crypto_caps {
  * EBADMSG: the truncated packet number in a packet is not that of its number.
  * ENODATA: a packet is too short for a header protection sample: it must have
  *	at least @pn_offset + 4 bytes before its tag. Also an empty send.
- * EMSGSIZE: a packet is longer than the path (or, with IP_PMTUDISC_PROBE, the
- *	device) carries, or the whole is above 65,507 bytes with tags (65,527
- *	over IPv6).
+ * EMSGSIZE: a packet, in a batch the segment size, is longer than the path (or,
+ *	with IP_PMTUDISC_PROBE, the device) carries, or the whole is above
+ *	65,507 bytes with tags (65,527 over IPv6).
  * EKEYEXPIRED: the SA has protected, or would with this send, more packets
  *	than its limit. Earlier packets of a batch are not sent either.
  * EBUSY: MSG_MORE, UDP_CORK, or data corked on the socket.

@@ -18,6 +18,7 @@ extern "C" {
 #define CONNECTX_MSIX_TABLE_OFFSET 0x2000
 #define CONNECTX_MSIX_PBA_OFFSET 0x3000
 #define CONNECTX_MAX_MSIX_VECTORS 128
+#define CONNECTX_MAX_SADB_SIZE (1U << 21)
 /* Length of the vendor-specific PCI capability, bytes. */
 #define CONNECTX_VSC_SIZE 0x18
 
@@ -46,9 +47,17 @@ struct connectx_config {
     uint8_t mac[6];
     unsigned msix_vectors;
     unsigned max_queues;
-    unsigned sadb_size;
+    unsigned sadb_size; /* 0 .. CONNECTX_MAX_SADB_SIZE */
+    bool quic;
+    bool quic_inline;
+    bool quic_lso;
+    unsigned quic_ciphers; /* see connectx_parse_quic_ciphers() */
     bool trace;
 };
+
+#define CONNECTX_ALL_QUIC_CIPHERS "aes-128-gcm:aes-256-gcm:chacha20-poly1305:aes-128-ccm"
+/* These or fewer of them; null is all. False for an unknown name. */
+bool connectx_parse_quic_ciphers(const char *text, unsigned *ciphers);
 
 struct connectx_device;
 

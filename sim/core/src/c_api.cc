@@ -17,6 +17,7 @@ static_assert(CONNECTX_BAR_SIZE == connectx::kBarSize);
 static_assert(CONNECTX_MSIX_TABLE_OFFSET == connectx::kMsixTableOffset);
 static_assert(CONNECTX_MSIX_PBA_OFFSET == connectx::kMsixPbaOffset);
 static_assert(CONNECTX_MAX_MSIX_VECTORS == connectx::kMaxMsixVectors);
+static_assert(CONNECTX_MAX_SADB_SIZE == connectx::kMaxSadbSize);
 
 class CHost final : public connectx::Host {
   public:
@@ -76,13 +77,18 @@ extern "C" {
 struct connectx_device *connectx_new(const struct connectx_host_ops *ops, void *opaque,
                                      const struct connectx_config *config) {
     if (config->msix_vectors < 2 || config->msix_vectors > connectx::kMaxMsixVectors ||
-        config->max_queues < 16 || config->max_queues > 4096)
+        config->max_queues < 16 || config->max_queues > 4096 ||
+        config->sadb_size > connectx::kMaxSadbSize)
         return nullptr;
     connectx::Config c;
     std::copy_n(config->mac, c.mac.size(), c.mac.begin());
     c.msix_vectors = config->msix_vectors;
     c.max_queues = config->max_queues;
     c.sadb_size = config->sadb_size;
+    c.quic = config->quic;
+    c.quic_inline = config->quic_inline;
+    c.quic_lso = config->quic_lso;
+    c.quic_ciphers = config->quic_ciphers;
     c.trace = config->trace;
     try {
         return new connectx_device(ops, opaque, c);
@@ -92,6 +98,11 @@ struct connectx_device *connectx_new(const struct connectx_host_ops *ops, void *
 }
 
 void connectx_free(struct connectx_device *dev) { delete dev; }
+
+bool connectx_parse_quic_ciphers(const char *text, unsigned *ciphers) {
+    return connectx::parse_quic_ciphers(text != nullptr ? text : CONNECTX_ALL_QUIC_CIPHERS,
+                                        *ciphers);
+}
 
 void connectx_mmio_read(struct connectx_device *dev, uint64_t offset, void *data, size_t size) {
     guarded(dev, [&] { dev->device.mmio_read(offset, {static_cast<std::uint8_t *>(data), size}); });

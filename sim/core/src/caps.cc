@@ -172,6 +172,8 @@ Capabilities::Capabilities(const Config &config) {
     fill_general(max_[MLX5_CAP_GENERAL], config);
     fill_ethernet(max_[MLX5_CAP_ETHERNET_OFFLOADS]);
     fill_flow_table(max_[MLX5_CAP_FLOW_TABLE]);
+    if (config.quic)
+        QuicOffload::fill_capabilities(config, max_[MLX5_CAP_GENERAL], max_[MLX5_QUIC_CAP_TYPE]);
     reset();
 }
 

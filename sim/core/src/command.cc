@@ -115,6 +115,8 @@ const char *register_name(std::uint16_t reg) {
         return #name;
 #include <register_names.inc>
 #undef CONNECTX_REGISTER
+    case MLX5_QUIC_REG_CNT:
+        return "QUIC_CNT";
     default:
         return "unknown register";
     }
@@ -129,6 +131,7 @@ const CommandTable &command_table() {
         register_steering_commands(t);
         register_vport_commands(t);
         register_port_commands(t);
+        register_quic_commands(t);
         return t;
     }();
     return table;
@@ -286,6 +289,7 @@ void CommandInterface::process(unsigned index) {
         }
         out.resize(outlen);
         execute(in, out);
+        wipe(in); // there may have been keys in it
         delivery = deliver_output(entry, out);
         std::memset(entry.out, 0, sizeof(entry.out));
         std::memcpy(entry.out, out.data(), std::min(out.size(), sizeof(entry.out)));

@@ -31,7 +31,7 @@ Core::Core(Host &host_in, const Config &config_in)
       rqs(0x8000, std::bit_ceil(config_in.max_queues)), tises(1, 1 << 10), tirs(1, 1 << 12),
       rqts(1, 1 << 12), flow_tables(1, 1 << 16), flow_counters(1, 1 << 16), iseg(*this), vsc(*this),
       commands(*this), pages(*this), events(*this), completions(*this), memory(*this),
-      steering(*this), tx(*this), rx(*this), port(*this), faults(*this) {
+      steering(*this), tx(*this), rx(*this), port(*this), faults(*this), quic(*this, config) {
     vport.permanent_mac = config.mac;
 }
 
@@ -167,6 +167,7 @@ void Core::reset_objects() {
     events.reset();
     q_counters.clear();
     transport_domains.clear();
+    quic.reset();
     pds.clear();
     uars.clear();
     pages.forget_objects();
@@ -243,6 +244,7 @@ std::string Device::describe() const {
                    c.pages.held(), c.uars.size(), c.pds.size(), c.eqs.size(), c.cqs.size(),
                    c.mkeys.size(), c.sqs.size(), c.rqs.size(), c.tises.size(), c.tirs.size(),
                    c.rqts.size(), c.flow_tables.size());
+    text += c.quic.describe();
     for (const auto &[op, n] : c.commands.unknown())
         text += format("not modelled: command %s (%#x) %lu times\n", opcode_name(op), op,
                        static_cast<unsigned long>(n));

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "objects.h"
+#include "quic.h"
 
 #include <connectx/device.h>
 #include <connectx/ifc.h>
@@ -88,6 +89,7 @@ void register_queue_commands(CommandTable &table);
 void register_steering_commands(CommandTable &table);
 void register_vport_commands(CommandTable &table);
 void register_port_commands(CommandTable &table);
+void register_quic_commands(CommandTable &table);
 const CommandTable &command_table();
 
 /// Fetches commands that the doorbell announced, executes them and writes the result back.
@@ -390,16 +392,19 @@ class TxEngine {
     void forget(Sq &sq);
     void reset() { ready_.clear(); }
     /// Next send WQE of the queue (any queue if none) ends in this error.
-    void set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index);
+    void set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index, unsigned vendor = 0);
 
   private:
     struct Wqe;
     bool execute_one(Sq &sq);
     Syndrome execute(Sq &sq, const Wqe &wqe);
+    /// Checks the QUIC segment of a WQE that should have one.
+    Syndrome parse_quic(Wqe &wqe);
     Syndrome send(Sq &sq, const Wqe &wqe);
     Syndrome send_multi(Sq &sq, const Wqe &wqe);
     Syndrome umr(Sq &sq, const Wqe &wqe);
-    Syndrome segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, ConstBytes payload);
+    Syndrome segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, ConstBytes payload,
+                              QuicOffload::Job &job);
     void emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame);
     void complete(Sq &sq, std::uint16_t wqe_counter, std::uint8_t opcode);
     void flush(Sq &sq);
@@ -409,6 +414,7 @@ class TxEngine {
     std::deque<std::uint32_t> ready_;
     std::vector<std::uint8_t> payload_;
     std::vector<std::uint8_t> frame_;
+    unsigned vendor_syndrome_ = 0; ///< of the WQE in execution
 };
 
 /// What steering made of a frame.
@@ -561,6 +567,7 @@ class Faults {
     /// Syndrome to end the next WQE of the queue with.
     std::optional<Syndrome> on_send(std::uint32_t sqn);
     std::optional<Syndrome> on_receive(std::uint32_t rqn);
+    std::optional<CommandStatus> take_quic_sa_failure();
 
   private:
     struct Armed {
@@ -573,6 +580,7 @@ class Faults {
 
     Core &core_;
     Armed command_timeout_, command_fail_, irq_lost_, irq_late_, sq_error_, rq_error_;
+    Armed quic_sa_fail_;
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -634,6 +642,7 @@ class Core {
     Vport vport;
     Port port;
     Faults faults;
+    QuicOffload quic;
 
   private:
     void uar_write(std::uint32_t uar, unsigned offset, ConstBytes data);

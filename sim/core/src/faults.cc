@@ -96,6 +96,12 @@ std::optional<Syndrome> Faults::on_receive(std::uint32_t rqn) {
     return static_cast<Syndrome>(rq_error_.value);
 }
 
+std::optional<CommandStatus> Faults::take_quic_sa_failure() {
+    if (!take(quic_sa_fail_, 0))
+        return std::nullopt;
+    return CommandStatus{static_cast<std::uint8_t>(quic_sa_fail_.value), quic_sa_fail_.extra};
+}
+
 bool Faults::inject(std::string_view spec, std::string &error) {
     static const std::set<std::string> kKeys{"opcode",   "vector", "queue", "count",   "status",
                                              "syndrome", "ms",     "rfr",   "severity"};
@@ -121,6 +127,9 @@ bool Faults::inject(std::string_view spec, std::string &error) {
         command_timeout_ = {target("opcode"), count, value("ms", 0) * 1'000'000, 0};
     } else if (p.name == "command-fail") {
         command_fail_ = {target("opcode"), count, value("status", MLX5_CMD_STAT_INT_ERR) & 0xff,
+                         static_cast<std::uint32_t>(value("syndrome", 0xfa17))};
+    } else if (p.name == "quic-sa-fail") {
+        quic_sa_fail_ = {std::nullopt, count, value("status", MLX5_CMD_STAT_INT_ERR) & 0xff,
                          static_cast<std::uint32_t>(value("syndrome", 0xfa17))};
     } else if (p.name == "interrupt-lost") {
         irq_lost_ = {target("vector"), count, 0, 0};
@@ -148,6 +157,7 @@ bool Faults::inject(std::string_view spec, std::string &error) {
         core_.reset();
     } else if (p.name == "none") {
         command_timeout_ = command_fail_ = irq_lost_ = irq_late_ = sq_error_ = rq_error_ = {};
+        quic_sa_fail_ = {};
         core_.iseg.set_health(0, 0, false, 0);
         core_.iseg.freeze_health_counter(false);
     } else {

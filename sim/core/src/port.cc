@@ -94,6 +94,8 @@ class RegisterAccess {
             return mfrl();
         case MLX5_REG_PMAOS:
             return kOk;
+        case MLX5_QUIC_REG_CNT:
+            return quic_counters();
         default:
             ++core_.stats.commands_unknown;
             core_.commands.count_unknown_register(reg);
@@ -104,6 +106,15 @@ class RegisterAccess {
     }
 
   private:
+    CommandStatus quic_counters() {
+        if (write_ || !core_.config.quic)
+            return bad_param(0x613);
+        if (out_.size() < IFC_BYTES(quic_cnt_reg))
+            return bad_output_length(0x614);
+        core_.quic.read_counters(out_);
+        return kOk;
+    }
+
     CommandStatus wrong_port(unsigned port) { return port != 1 ? bad_param(0x602) : kOk; }
 
     CommandStatus pcam() {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //
 // Send queues: doorbells, WQE fetch, and what each WQE opcode does. A WQE is a control segment, for
-// packets an Ethernet segment with the inlined headers, and data segments; a further segment type
-// (say, for inline crypto) goes between the two, see TxEngine::Wqe::data_offset().
+// packets an Ethernet segment with the inlined headers, and data segments; the QUIC segment stands
+// between the two, see TxEngine::Wqe::data_offset().
 #include "core.h"
 
 namespace connectx {
@@ -36,7 +36,18 @@ struct TxEngine::Wqe {
     std::uint8_t opcode = 0;
     std::uint8_t opmod = 0;
     std::uint8_t fm_ce_se = 0;
+    std::optional<QuicOffload::Request> quic;
+    std::size_t quic_length = 0; ///< of the QUIC segment, keys included
 
+    Wqe() = default;
+    Wqe(const Wqe &) = delete;
+    Wqe &operator=(const Wqe &) = delete;
+    ~Wqe() {
+        if (quic)
+            wipe(raw);
+    }
+
+    [[nodiscard]] bool is_quic() const { return opmod == MLX5_OPC_MOD_QUIC; }
     [[nodiscard]] unsigned basic_blocks() const {
         return static_cast<unsigned>(align_up(raw.size(), kBasicBlock) / kBasicBlock);
     }
@@ -48,9 +59,23 @@ struct TxEngine::Wqe {
     [[nodiscard]] std::size_t inline_length() const {
         return insert_vlan() ? 0 : be16_to_cpu(eth().inline_hdr.sz) & 0x3ff;
     }
-    /// Where the data segments start.
-    [[nodiscard]] std::size_t data_offset() const {
+    /// Where a QUIC segment is, if there is one.
+    [[nodiscard]] std::size_t quic_offset() const {
         return std::max(kEthEnd, align_up(kInlineStart + inline_length(), kUnit));
+    }
+    /// Where the data segments start.
+    [[nodiscard]] std::size_t data_offset() const { return quic_offset() + quic_length; }
+    /// Bytes that the data segments announce.
+    [[nodiscard]] std::size_t data_length() const {
+        std::size_t length = 0;
+        for (std::size_t offset = data_offset(); offset + kUnit <= raw.size();) {
+            const std::uint32_t count = load_be<std::uint32_t>(raw.data() + offset);
+            const std::size_t bytes = count & kLengthMask;
+            length += bytes;
+            offset +=
+                (count & MLX5_INLINE_SEG) != 0 ? align_up(sizeof(__be32) + bytes, kUnit) : kUnit;
+        }
+        return length;
     }
 };
 
@@ -162,16 +187,24 @@ bool TxEngine::execute_one(Sq &sq) {
         }
         off += n;
     }
+    if (wqe.is_quic())
+        wipe(sq.blueflame);
     sq.blueflame.clear();
     ++core_.stats.wqes;
     if (core_.config.trace)
-        core_.trace(format("SQ %#x WQE %#x opcode %#x ds %zu", sq.id, wqe.index, wqe.opcode, ds));
+        core_.trace(format("SQ %#x WQE %#x opcode %#x%s ds %zu", sq.id, wqe.index, wqe.opcode,
+                           wqe.is_quic() ? " QUIC" : "", ds));
 
+    vendor_syndrome_ = 0;
     Syndrome synd = core_.faults.on_send(sq.id).value_or(Syndrome::kOk);
+    if (synd == Syndrome::kOk && wqe.is_quic())
+        synd = parse_quic(wqe);
     if (synd == Syndrome::kOk)
         synd = execute(sq, wqe);
     if (synd != Syndrome::kOk) {
-        set_error(sq, synd, wqe.index);
+        if (wqe.is_quic())
+            core_.quic.count_wqe_error();
+        set_error(sq, synd, wqe.index, vendor_syndrome_);
         return false;
     }
     sq.ci = static_cast<std::uint16_t>(sq.ci + wqe.basic_blocks());
@@ -195,6 +228,36 @@ Syndrome TxEngine::execute(Sq &sq, const Wqe &wqe) {
         core_.log(LogLevel::kWarning, "SQ %#x: WQE opcode %#x is not modelled", sq.id, wqe.opcode);
         return Syndrome::kLocalQpOp;
     }
+}
+
+Syndrome TxEngine::parse_quic(Wqe &wqe) {
+    const auto wrong = [this](unsigned vendor) {
+        vendor_syndrome_ = vendor;
+        return Syndrome::kLocalQpOp;
+    };
+    const bool lso = wqe.opcode == MLX5_OPCODE_LSO;
+    const bool offered = lso ? core_.config.quic_lso : wqe.opcode == MLX5_OPCODE_SEND;
+    if (!core_.config.quic || !offered)
+        return wrong(MLX5_QUIC_VENDOR_SYND_OPCODE);
+    if (wqe.raw.size() < kEthEnd)
+        return wrong(MLX5_QUIC_VENDOR_SYND_TRUNCATED);
+    const std::size_t offset = wqe.quic_offset();
+    wqe.quic.emplace();
+    if (const unsigned vendor = core_.quic.parse(wqe.raw, offset, *wqe.quic); vendor != 0)
+        return wrong(vendor);
+    wqe.quic_length = core_.quic.segment_length(wqe.raw, offset);
+
+    const mlx5_wqe_eth_seg eth = wqe.eth();
+    // Without a segment size the WQE is wrong as any LSO would be.
+    const std::size_t mss = be16_to_cpu(eth.mss);
+    const std::size_t packets = lso && mss != 0 ? align_up(wqe.data_length(), mss) / mss : 1;
+    if (const unsigned vendor = core_.quic.check_packets(*wqe.quic, packets, lso); vendor != 0)
+        return wrong(vendor);
+    constexpr unsigned kInner = MLX5_ETH_WQE_L3_INNER_CSUM | MLX5_ETH_WQE_L4_INNER_CSUM;
+    if ((eth.cs_flags & kInner) != 0 || eth.swp_flags != 0 ||
+        (be32_to_cpu(eth.trailer) & MLX5_ETH_WQE_INSERT_TRAILER) != 0)
+        return wrong(MLX5_QUIC_VENDOR_SYND_OFFLOADS);
+    return Syndrome::kOk;
 }
 
 Syndrome TxEngine::gather(Sq &sq, const Wqe &wqe, std::size_t offset,
@@ -228,6 +291,8 @@ Syndrome TxEngine::gather(Sq &sq, const Wqe &wqe, std::size_t offset,
 Syndrome TxEngine::send(Sq &sq, const Wqe &wqe) {
     if (wqe.raw.size() < kEthEnd)
         return Syndrome::kLocalQpOp;
+    if (wqe.opmod != 0 && !wqe.is_quic())
+        return Syndrome::kLocalQpOp; // a modifier that is not known might ask for anything
     const mlx5_wqe_eth_seg eth = wqe.eth();
     constexpr unsigned kTunnel = MLX5_ETH_WQE_L3_INNER_CSUM | MLX5_ETH_WQE_L4_INNER_CSUM;
     if ((eth.cs_flags & kTunnel) != 0)
@@ -237,17 +302,23 @@ Syndrome TxEngine::send(Sq &sq, const Wqe &wqe) {
         return Syndrome::kLocalLength;
     const ConstBytes header = ConstBytes(wqe.raw).subspan(kInlineStart, inline_length);
 
+    QuicOffload::Job job;
     if (wqe.opcode == MLX5_OPCODE_LSO) {
         payload_.clear();
         if (auto st = gather(sq, wqe, wqe.data_offset(), payload_); st != Syndrome::kOk)
             return st;
-        return segment_and_emit(sq, wqe, header, payload_);
+        return segment_and_emit(sq, wqe, header, payload_, job);
     }
     frame_.assign(header.begin(), header.end());
     if (auto st = gather(sq, wqe, wqe.data_offset(), frame_); st != Syndrome::kOk)
         return st;
     if (frame_.size() < 14 || frame_.size() > Port::kMaxMtu)
         return Syndrome::kLocalLength;
+    if (wqe.quic) {
+        job = core_.quic.start(*wqe.quic, sq.wq.pd);
+        if (!core_.quic.protect(job, frame_, 0))
+            return Syndrome::kOk;
+    }
     if (wqe.insert_vlan()) {
         const bool svlan = (be16_to_cpu(eth.insert.type) & MLX5_ETH_WQE_SVLAN) != 0;
         std::array<std::uint8_t, 4> tag{};
@@ -263,7 +334,7 @@ Syndrome TxEngine::send_multi(Sq &sq, const Wqe &wqe) {
     if (wqe.raw.size() < kEthEnd)
         return Syndrome::kLocalQpOp;
     const mlx5_wqe_eth_seg eth = wqe.eth();
-    if (wqe.inline_length() != 0 || wqe.insert_vlan() || eth.mss != 0)
+    if (wqe.opmod != 0 || wqe.inline_length() != 0 || wqe.insert_vlan() || eth.mss != 0)
         return Syndrome::kLocalQpOp;
     // Every data segment is a packet of its own.
     const ConstBytes raw = wqe.raw;
@@ -292,7 +363,8 @@ Syndrome TxEngine::send_multi(Sq &sq, const Wqe &wqe) {
     return Syndrome::kOk;
 }
 
-Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, ConstBytes payload) {
+Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, ConstBytes payload,
+                                    QuicOffload::Job &job) {
     const std::size_t mss = be16_to_cpu(wqe.eth().mss);
     if (mss == 0 || payload.empty() || header.size() < 14 + 20 + 8 ||
         header.size() + mss > Port::kMaxMtu)
@@ -309,6 +381,8 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, C
         info.is_tcp() ? load_be<std::uint32_t>(&header[info.l4_offset + 4]) : 0;
     const std::uint16_t ip_id =
         info.ip_version == 4 ? load_be<std::uint16_t>(&header[info.l3_offset + 4]) : 0;
+    if (wqe.quic)
+        job = core_.quic.start(*wqe.quic, sq.wq.pd);
     std::uint16_t number = 0;
     for (std::size_t off = 0; off < payload.size(); off += mss, ++number) {
         const ConstBytes part = payload.subspan(off, std::min(mss, payload.size() - off));
@@ -334,6 +408,8 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, C
             store_be<std::uint16_t>(l4 + 4,
                                     static_cast<std::uint16_t>(frame_.size() - info.l4_offset));
         }
+        if (wqe.quic && !core_.quic.protect(job, frame_, number))
+            continue;
         emit(sq, wqe, frame_);
     }
     return Syndrome::kOk;
@@ -426,13 +502,14 @@ void TxEngine::complete(Sq &sq, std::uint16_t wqe_counter, std::uint8_t opcode) 
         sq.state = QueueState::kError;
 }
 
-void TxEngine::set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index) {
+void TxEngine::set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index, unsigned vendor) {
     sq.state = QueueState::kError;
     if (syndrome != Syndrome::kFlush) {
-        core_.log(LogLevel::kInfo, "SQ %#x: error CQE for WQE %#x, syndrome %#x", sq.id, wqe_index,
-                  static_cast<unsigned>(syndrome));
+        core_.log(LogLevel::kInfo, "SQ %#x: error CQE for WQE %#x, syndrome %#x vendor %#x", sq.id,
+                  wqe_index, static_cast<unsigned>(syndrome), vendor);
         mlx5_err_cqe err{};
         err.syndrome = static_cast<std::uint8_t>(syndrome);
+        err.vendor_err_synd = static_cast<std::uint8_t>(vendor);
         err.s_wqe_opcode_qpn = cpu_to_be32(sq.id);
         err.wqe_counter = cpu_to_be16(wqe_index);
         err.op_own = MLX5_CQE_REQ_ERR << 4;

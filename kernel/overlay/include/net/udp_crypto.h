@@ -48,14 +48,54 @@ struct udp_crypto_ext {
 };
 
 /**
+ * struct udp_crypto_dev_caps - what a device can do, for administrators
+ * @ciphers: 1 << enum udp_quic_cipher for each that it knows
+ * @forms: enum udp_crypto_dev_form
+ * @sa_max: SAs that its database has room for; 0: it has no limit of its own
+ * @sa_count: SAs that are there
+ */
+struct udp_crypto_dev_caps {
+	u32	ciphers;
+	u32	forms;
+	u32	sa_max;
+	u32	sa_count;
+};
+
+/**
+ * struct udp_crypto_holder - a device keeps an SA
+ * @node: of the SA's list
+ * @dev: the device
+ * @sa: the SA; a reference is held
+ *
+ * Part of what the device remembers of the SA, from udp_crypto_hold() to
+ * udp_crypto_release().
+ */
+struct udp_crypto_holder {
+	struct hlist_node	node;
+	struct net_device	*dev;
+	struct udp_sa		*sa;
+};
+
+/**
  * struct udp_crypto_ops - a device's side of the offload
+ * @caps: tell what the device can do, whether or not the offload is on. Under
+ *	RTNL, may sleep. Optional
  * @sa_ready: can the device protect packets with this SA (inline keys: with
  *	@index 0) from now on? Asked in process context when a packet is sent,
  *	and with BHs off when it reaches the device; under RCU, must not sleep.
  *	A device that can not yet may start to install the SA.
+ * @sa_deleted: forget an SA that the device holds, and release the holder
+ *	some time later. With a lock held and BHs off. Only of devices that
+ *	call udp_crypto_hold().
+ * @sa_state: enum udp_crypto_sa_state of an SA that the device holds; likewise
+ * @stacked: packets go on to another device, which is asked again
  */
 struct udp_crypto_ops {
+	void (*caps)(struct net_device *dev, struct udp_crypto_dev_caps *caps);
 	bool (*sa_ready)(struct net_device *dev, struct udp_sa *sa);
+	void (*sa_deleted)(struct udp_crypto_holder *holder);
+	u32 (*sa_state)(struct udp_crypto_holder *holder);
+	bool stacked;
 };
 
 #ifdef CONFIG_UDP_CRYPTO
@@ -123,8 +163,7 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 					 struct net_device *dev);
 int __udp_crypto_protect_late(struct net *net, struct sk_buff *skb);
 bool udp_crypto_receive(struct sk_buff *skb);
-int udp_crypto_gso_segment(const struct sk_buff *gso_skb,
-			   struct sk_buff *segs, unsigned int mss);
+int udp_crypto_gso_segment(struct sk_buff *segs);
 void udp_crypto_ext_get(struct udp_crypto_ext *ext);
 void udp_crypto_ext_put(struct udp_crypto_ext *ext);
 
@@ -153,12 +192,13 @@ struct udp_sa_key {
  * struct udp_sa - a security association
  * @keys: as user space gave them
  * @key: of the table by owner and cookie
- * @key.sk: socket that made it; NULL for one made otherwise. Compared, never
+ * @key.sk: socket that made it; NULL for one made over netlink. Compared, never
  *	followed, on the transmit path
  * @key.cookie: the owner's name for it
  * @index: in the table of the network namespace; 0 for inline keys
  * @gen: unlike that of any other SA
- * @uid: that may use it with UDP_CRYPTO_SA_F_SAME_UID
+ * @uid: that may use it with UDP_CRYPTO_SA_F_SAME_UID, which one made over
+ *	netlink always has
  * @flags: UDP_CRYPTO_SA_F_*
  * @packet_limit: or 0
  * @packets: taken; for the limit and for user space
@@ -166,11 +206,15 @@ struct udp_sa_key {
  * @packets_sw: of @packets, protected by the kernel
  * @packets_dropped: of @packets
  * @sw: ciphers set up, by enum udp_crypto_context; made when first needed
- * @refs: one of the table, one of each software encryption under way in
- *	process context; of inline keys: one of each holder
+ * @refs: one of the table, one of each device that keeps it, one of each
+ *	software encryption under way in process context; of inline keys: one
+ *	of each packet
+ * @deleted: not in the table any more; with @holders
+ * @holders: devices that keep it, struct udp_crypto_holder
  * @building: bit 0: @work is under way to build @sw[1]
  * @node: in the table by owner and cookie
- * @siblings: other SAs of the same socket, under the table's mutex
+ * @siblings: other SAs of the same socket, under the table's mutex; those of
+ *	no socket have none, and are not in the table by owner and cookie
  * @rcu: grace period between the table and the end
  * @work: builds @sw[1] when it was missed, then frees what the last
  *	reference left
@@ -192,6 +236,8 @@ struct udp_sa {
 	atomic64_t		packets_dropped;
 	struct udp_crypto_sw	*sw[2];
 	refcount_t		refs;
+	bool			deleted;
+	struct hlist_head	holders;
 	unsigned long		building;
 	struct rhash_head	node;
 	struct hlist_node	siblings;
@@ -199,10 +245,15 @@ struct udp_sa {
 	struct llist_node	work;
 };
 
+void udp_crypto_emulation_caps(struct udp_crypto_dev_caps *caps);
 bool udp_crypto_emulation_ready(struct udp_sa *sa);
 int udp_crypto_emulate(struct net_device *dev, struct sk_buff *skb);
 struct udp_sa *udp_crypto_ext_sa(const struct net *net,
 				 const struct udp_crypto_ext *ext);
+bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
+		     struct udp_sa *sa);
+void udp_crypto_release(struct udp_crypto_holder *holder);
+bool udp_crypto_lower_ready(struct net_device *lower, struct udp_sa *sa);
 
 #else /* !CONFIG_UDP_CRYPTO */
 
@@ -278,8 +329,7 @@ static inline struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 	return skb;
 }
 
-static inline int udp_crypto_gso_segment(const struct sk_buff *gso_skb,
-					 struct sk_buff *segs, unsigned int mss)
+static inline int udp_crypto_gso_segment(struct sk_buff *segs)
 {
 	return 0;
 }

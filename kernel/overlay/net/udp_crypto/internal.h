@@ -5,6 +5,7 @@
 #include <linux/mutex.h>
 #include <linux/rhashtable.h>
 #include <linux/xarray.h>
+#include <net/net_namespace.h>
 #include <net/snmp.h>
 #include <net/udp_crypto.h>
 
@@ -22,6 +23,20 @@
  * number, however long that is (RFC 9001 section 5.4.2).
  */
 #define UDP_QUIC_SAMPLE_OFFSET	4
+
+/* Bytes of the packet key and of the header protection key; 0: no cipher. */
+static inline unsigned int udp_quic_key_len(u16 cipher)
+{
+	switch (cipher) {
+	case UDP_QUIC_CIPHER_AES_128_GCM:
+	case UDP_QUIC_CIPHER_AES_128_CCM:
+		return 16;
+	case UDP_QUIC_CIPHER_AES_256_GCM:
+	case UDP_QUIC_CIPHER_CHACHA20_POLY1305:
+		return 32;
+	}
+	return 0;
+}
 
 enum {
 	UDP_CRYPTO_MIB_TXPACKETS,	/* QUIC packets taken from senders */
@@ -49,7 +64,9 @@ struct udp_crypto_mib {
  * @sas: by index; read under RCU
  * @by_cookie: by owner and cookie
  * @lock: for changes of both, and of the sockets' lists
+ * @net: the network namespace
  * @next: where the search for a free index goes on
+ * @changes: of @sas, counted so that a dump notices; never 0; under @lock
  * @count: SAs in @sas, under @lock
  * @max_sa: sysctl net.ipv4.udp_crypto_max_sa
  * @gso_max_segs: largest batch seen
@@ -59,7 +76,9 @@ struct udp_crypto_net {
 	struct xarray		sas;
 	struct rhashtable	by_cookie;
 	struct mutex		lock;	/* both tables, sockets' lists */
+	possible_net_t		net;
 	u32			next;
+	unsigned int		changes;
 	unsigned int		count;
 	unsigned int		max_sa;
 	unsigned int		gso_max_segs;
@@ -73,6 +92,8 @@ struct udp_crypto_net *udp_crypto_pernet(const struct net *net);
 	SNMP_ADD_STATS((un)->mib, UDP_CRYPTO_MIB_##field, n)
 #define UDP_CRYPTO_INC_STATS(un, field) UDP_CRYPTO_ADD_STATS(un, field, 1)
 
+void udp_crypto_stats_read(const struct udp_crypto_net *un,
+			   unsigned long counters[UDP_CRYPTO_MIB_MAX]);
 int udp_crypto_stats_init(struct net *net, struct udp_crypto_net *un);
 void udp_crypto_stats_exit(struct net *net, struct udp_crypto_net *un);
 
@@ -85,6 +106,15 @@ void udp_sa_build_later(struct udp_sa *sa);
 int udp_sa_add(struct sock *sk, const struct udp_crypto_sa *req);
 int udp_sa_del(struct sock *sk, u64 cookie);
 int udp_sa_info(struct sock *sk, u64 cookie, struct udp_crypto_sa_info *info);
+void udp_sa_describe(struct udp_sa *sa, struct udp_crypto_sa_info *info);
+int udp_sa_add_for_uid(struct net *net, const struct udp_quic_keys *keys,
+		       kuid_t uid, u64 packet_limit, u32 *index);
+int udp_sa_del_index(struct net *net, u32 index);
+unsigned int udp_sa_flush(struct net *net, kuid_t uid);
+
+/* netlink.c */
+void udp_crypto_nl_notify(struct udp_crypto_net *un, struct udp_sa *sa,
+			  u8 cmd);
 
 /* send.c */
 bool udp_sa_permits(const struct udp_sa *sa, const struct sock *sk);
@@ -92,6 +122,10 @@ bool udp_sa_permits(const struct udp_sa *sa, const struct sock *sk);
 /* validate.c */
 bool udp_crypto_dev_takes(struct net_device *dev, const struct sk_buff *skb,
 			  const struct udp_sa *sa);
+
+/* device.c */
+void udp_crypto_sa_deleted(struct udp_sa *sa);
+u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex);
 
 /* software.c */
 

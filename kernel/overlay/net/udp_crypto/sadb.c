@@ -11,6 +11,7 @@
 #include <net/sock.h>
 
 #include "internal.h"
+#include "netlink-gen.h"
 
 static unsigned int udp_crypto_net_id __read_mostly;
 static struct kmem_cache *udp_sa_cache __ro_after_init;
@@ -25,19 +26,6 @@ static const struct rhashtable_params udp_sa_params = {
 struct udp_crypto_net *udp_crypto_pernet(const struct net *net)
 {
 	return net_generic(net, udp_crypto_net_id);
-}
-
-static unsigned int udp_quic_key_len(u16 cipher)
-{
-	switch (cipher) {
-	case UDP_QUIC_CIPHER_AES_128_GCM:
-	case UDP_QUIC_CIPHER_AES_128_CCM:
-		return 16;
-	case UDP_QUIC_CIPHER_AES_256_GCM:
-	case UDP_QUIC_CIPHER_CHACHA20_POLY1305:
-		return 32;
-	}
-	return 0;
 }
 
 /**
@@ -173,6 +161,47 @@ static struct udp_sa *udp_sa_find(struct udp_crypto_net *un, struct sock *sk,
 	return rhashtable_lookup_fast(&un->by_cookie, &key, udp_sa_params);
 }
 
+/* What was dumped so far, and what follows, may no longer fit together. */
+static void udp_sa_table_changed(struct udp_crypto_net *un)
+{
+	/* 0 tells the dump code not to look */
+	if (!++un->changes)
+		un->changes = 1;
+}
+
+/* Gives a whole SA its number, and makes it known. */
+static int udp_sa_insert(struct udp_crypto_net *un, struct udp_sa *sa)
+{
+	int err;
+
+	lockdep_assert_held(&un->lock);
+	if (un->count >= READ_ONCE(un->max_sa))
+		return -ENOSPC;
+
+	/* Reserve the number first: the SA must be whole when it is found. */
+	err = xa_alloc_cyclic(&un->sas, &sa->index, NULL,
+			      XA_LIMIT(1, UDP_SA_INDEX_MAX), &un->next,
+			      GFP_KERNEL_ACCOUNT);
+	if (err < 0)
+		return err == -EBUSY ? -ENOSPC : err;
+	if (sa->key.sk) {
+		err = rhashtable_insert_fast(&un->by_cookie, &sa->node,
+					     udp_sa_params);
+		if (err) {
+			xa_erase(&un->sas, sa->index);
+			return err;
+		}
+		hlist_add_head(&sa->siblings, &udp_sk(sa->key.sk)->crypto_sas);
+	}
+	WRITE_ONCE(un->count, un->count + 1);
+	udp_sa_table_changed(un);
+	/* cannot fail: the slot is reserved */
+	xa_store(&un->sas, sa->index, sa, GFP_KERNEL);
+	UDP_CRYPTO_INC_STATS(un, SAADDED);
+	udp_crypto_nl_notify(un, sa, UDP_CRYPTO_CMD_SA_ADD_NTF);
+	return 0;
+}
+
 /**
  * udp_sa_add() - make an SA for a socket
  * @sk: owner
@@ -198,37 +227,11 @@ int udp_sa_add(struct sock *sk, const struct udp_crypto_sa *req)
 
 	mutex_lock(&un->lock);
 	err = -EEXIST;
-	if (udp_sa_find(un, sk, req->req.cookie))
-		goto err_unlock;
-	err = -ENOSPC;
-	if (un->count >= READ_ONCE(un->max_sa))
-		goto err_unlock;
-
-	/* Reserve the number first: the SA must be whole when it is found. */
-	err = xa_alloc_cyclic(&un->sas, &sa->index, NULL,
-			      XA_LIMIT(1, UDP_SA_INDEX_MAX), &un->next,
-			      GFP_KERNEL_ACCOUNT);
-	if (err < 0) {
-		if (err == -EBUSY)
-			err = -ENOSPC;
-		goto err_unlock;
-	}
-	err = rhashtable_insert_fast(&un->by_cookie, &sa->node, udp_sa_params);
+	if (!udp_sa_find(un, sk, req->req.cookie))
+		err = udp_sa_insert(un, sa);
+	mutex_unlock(&un->lock);
 	if (err)
-		goto err_index;
-	hlist_add_head(&sa->siblings, &udp_sk(sk)->crypto_sas);
-	WRITE_ONCE(un->count, un->count + 1);
-	/* cannot fail: the slot is reserved */
-	xa_store(&un->sas, sa->index, sa, GFP_KERNEL);
-	UDP_CRYPTO_INC_STATS(un, SAADDED);
-	mutex_unlock(&un->lock);
-	return 0;
-
-err_index:
-	xa_erase(&un->sas, sa->index);
-err_unlock:
-	mutex_unlock(&un->lock);
-	udp_sa_put(sa);
+		udp_sa_put(sa);
 	return err;
 }
 
@@ -236,10 +239,16 @@ static void udp_sa_unlink(struct udp_crypto_net *un, struct udp_sa *sa)
 {
 	lockdep_assert_held(&un->lock);
 	xa_erase(&un->sas, sa->index);
-	rhashtable_remove_fast(&un->by_cookie, &sa->node, udp_sa_params);
-	hlist_del(&sa->siblings);
+	if (sa->key.sk) {
+		rhashtable_remove_fast(&un->by_cookie, &sa->node,
+				       udp_sa_params);
+		hlist_del(&sa->siblings);
+	}
 	WRITE_ONCE(un->count, un->count - 1);
+	udp_sa_table_changed(un);
 	UDP_CRYPTO_INC_STATS(un, SADELETED);
+	udp_crypto_nl_notify(un, sa, UDP_CRYPTO_CMD_SA_DEL_NTF);
+	udp_crypto_sa_deleted(sa);
 	udp_sa_put(sa);
 }
 
@@ -265,6 +274,24 @@ int udp_sa_del(struct sock *sk, u64 cookie)
 }
 
 /**
+ * udp_sa_describe() - describe an SA
+ * @sa: found under RCU or the table's mutex
+ * @info: filled in, but for @info->req.type, op and cookie
+ */
+void udp_sa_describe(struct udp_sa *sa, struct udp_crypto_sa_info *info)
+{
+	info->req.flags = sa->flags;
+	info->sa = sa->index;
+	info->state = udp_crypto_sa_where(sa, &info->ifindex);
+	info->cipher = sa->keys.cipher;
+	info->packets = atomic64_read(&sa->packets);
+	info->bytes = atomic64_read(&sa->bytes);
+	info->packets_software = atomic64_read(&sa->packets_sw);
+	info->packets_dropped = atomic64_read(&sa->packets_dropped);
+	info->packet_limit = sa->packet_limit;
+}
+
+/**
  * udp_sa_info() - describe an SA of a socket
  * @sk: owner
  * @cookie: its name
@@ -280,19 +307,104 @@ int udp_sa_info(struct sock *sk, u64 cookie, struct udp_crypto_sa_info *info)
 
 	mutex_lock(&un->lock);
 	sa = udp_sa_find(un, sk, cookie);
-	if (sa) {
-		info->req.flags = sa->flags;
-		info->sa = sa->index;
-		info->state = UDP_CRYPTO_SA_SOFTWARE;
-		info->cipher = sa->keys.cipher;
-		info->packets = atomic64_read(&sa->packets);
-		info->bytes = atomic64_read(&sa->bytes);
-		info->packets_software = atomic64_read(&sa->packets_sw);
-		info->packets_dropped = atomic64_read(&sa->packets_dropped);
-		info->packet_limit = sa->packet_limit;
-	}
+	if (sa)
+		udp_sa_describe(sa, info);
 	mutex_unlock(&un->lock);
 	return sa ? 0 : -ENOENT;
+}
+
+/**
+ * udp_sa_add_for_uid() - make an SA that is no socket's
+ * @net: network namespace
+ * @keys: checked
+ * @uid: whose sockets may send with it
+ * @packet_limit: or 0
+ * @index: gets its number
+ *
+ * Process context. The SA stays until it is deleted or the namespace ends.
+ * Return: 0, or -ENOSPC or -ENOMEM with nothing changed.
+ */
+int udp_sa_add_for_uid(struct net *net, const struct udp_quic_keys *keys,
+		       kuid_t uid, u64 packet_limit, u32 *index)
+{
+	struct udp_crypto_net *un = udp_crypto_pernet(net);
+	struct udp_sa *sa;
+	int err;
+
+	sa = udp_sa_alloc(keys, GFP_KERNEL_ACCOUNT);
+	if (!sa)
+		return -ENOMEM;
+	sa->uid = uid;
+	sa->flags = UDP_CRYPTO_SA_F_SAME_UID;
+	sa->packet_limit = packet_limit;
+
+	mutex_lock(&un->lock);
+	err = udp_sa_insert(un, sa);
+	if (!err)
+		*index = sa->index;
+	mutex_unlock(&un->lock);
+	if (err)
+		udp_sa_put(sa);
+	return err;
+}
+
+/**
+ * udp_sa_del_index() - delete an SA that is no socket's
+ * @net: network namespace
+ * @index: its number
+ *
+ * Process context.
+ * Return: 0, -ENOENT, or -EACCES for an SA of a socket.
+ */
+int udp_sa_del_index(struct net *net, u32 index)
+{
+	struct udp_crypto_net *un = udp_crypto_pernet(net);
+	struct udp_sa *sa;
+	int err = 0;
+
+	mutex_lock(&un->lock);
+	sa = udp_sa_lookup(un, index);
+	if (!sa)
+		err = -ENOENT;
+	else if (sa->key.sk)
+		err = -EACCES;
+	else
+		udp_sa_unlink(un, sa);
+	mutex_unlock(&un->lock);
+	return err;
+}
+
+/**
+ * udp_sa_flush() - delete the SAs that are no socket's
+ * @net: network namespace
+ * @uid: only those of this user; INVALID_UID for those of all
+ *
+ * Process context. What is added meanwhile may go, too.
+ * Return: how many there were.
+ */
+unsigned int udp_sa_flush(struct net *net, kuid_t uid)
+{
+	struct udp_crypto_net *un = udp_crypto_pernet(net);
+	unsigned int deleted = 0;
+	unsigned long index = 0;
+	struct udp_sa *sa;
+
+	do {
+		unsigned int batch = 256;
+
+		mutex_lock(&un->lock);
+		xa_for_each_start(&un->sas, index, sa, index) {
+			if (!batch--)
+				break;
+			if (sa->key.sk || (uid_valid(uid) && !uid_eq(sa->uid, uid)))
+				continue;
+			udp_sa_unlink(un, sa);
+			deleted++;
+		}
+		mutex_unlock(&un->lock);
+		cond_resched();
+	} while (sa);
+	return deleted;
 }
 
 /**
@@ -326,7 +438,9 @@ static int __net_init udp_crypto_net_init(struct net *net)
 
 	xa_init_flags(&un->sas, XA_FLAGS_ALLOC1);
 	mutex_init(&un->lock);
+	write_pnet(&un->net, net);
 	un->next = 1;
+	un->changes = 1;
 	un->max_sa = UDP_SA_DEFAULT_MAX;
 	err = rhashtable_init(&un->by_cookie, &udp_sa_params);
 	if (err)
@@ -342,6 +456,7 @@ static void __net_exit udp_crypto_net_exit(struct net *net)
 	struct udp_crypto_net *un = udp_crypto_pernet(net);
 
 	/* every socket of the namespace is gone, and its SAs with it */
+	udp_sa_flush(net, INVALID_UID);
 	WARN_ON_ONCE(un->count);
 	udp_crypto_stats_exit(net, un);
 	rhashtable_destroy(&un->by_cookie);

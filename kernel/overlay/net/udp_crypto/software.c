@@ -67,13 +67,6 @@ u32 udp_crypto_sw_ciphers(void)
 	return ciphers;
 }
 
-/* Both key lengths are those of the cipher: 16 bytes for AES-128, else 32. */
-static unsigned int udp_crypto_key_len(u16 cipher)
-{
-	return cipher == UDP_QUIC_CIPHER_AES_128_GCM ||
-	       cipher == UDP_QUIC_CIPHER_AES_128_CCM ? 16 : 32;
-}
-
 void udp_crypto_sw_free(struct udp_crypto_sw *sw)
 {
 	if (!sw)
@@ -87,7 +80,7 @@ static struct udp_crypto_sw *
 udp_crypto_sw_alloc(const struct udp_quic_keys *keys,
 		    enum udp_crypto_context context)
 {
-	unsigned int key_len = udp_crypto_key_len(keys->cipher);
+	unsigned int key_len = udp_quic_key_len(keys->cipher);
 	u32 mask = context == UDP_CRYPTO_ATOMIC ? CRYPTO_ALG_ASYNC : 0;
 	struct crypto_skcipher *hp;
 	struct crypto_aead *aead;
@@ -144,6 +137,20 @@ bool udp_crypto_emulation_ready(struct udp_sa *sa)
 	return false;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_emulation_ready);
+
+/**
+ * udp_crypto_emulation_caps() - caps of a simulated device
+ * @caps: filled in
+ *
+ * Process context.
+ */
+void udp_crypto_emulation_caps(struct udp_crypto_dev_caps *caps)
+{
+	memset(caps, 0, sizeof(*caps));
+	caps->ciphers = udp_crypto_sw_ciphers();
+	caps->forms = UDP_CRYPTO_DEV_FORM_INDEX;
+}
+EXPORT_SYMBOL_GPL(udp_crypto_emulation_caps);
 
 /**
  * udp_crypto_sw_build() - set up the ciphers of an SA, once

@@ -28,13 +28,25 @@ static const struct snmp_mib udp_crypto_mib_list[] = {
 	SNMP_MIB_SENTINEL
 };
 
+/**
+ * udp_crypto_stats_read() - the counters, summed up
+ * @un: of the network namespace
+ * @counters: filled in
+ */
+void udp_crypto_stats_read(const struct udp_crypto_net *un,
+			   unsigned long counters[UDP_CRYPTO_MIB_MAX])
+{
+	memset(counters, 0, UDP_CRYPTO_MIB_MAX * sizeof(*counters));
+	snmp_get_cpu_field_batch(counters, udp_crypto_mib_list, un->mib);
+}
+
 static int udp_crypto_stat_show(struct seq_file *seq, void *v)
 {
 	struct udp_crypto_net *un = udp_crypto_pernet(seq->private);
-	unsigned long buf[UDP_CRYPTO_MIB_MAX] = {};
+	unsigned long buf[UDP_CRYPTO_MIB_MAX];
 	int i;
 
-	snmp_get_cpu_field_batch(buf, udp_crypto_mib_list, un->mib);
+	udp_crypto_stats_read(un, buf);
 	for (i = 0; udp_crypto_mib_list[i].name; i++)
 		seq_printf(seq, "%-32s\t%lu\n", udp_crypto_mib_list[i].name,
 			   buf[i]);

@@ -210,6 +210,32 @@ struct udp_crypto_waiting {
 
 static struct sk_buff_head udp_crypto_waiting;
 
+/* Sends what has been through tc and the qdisc. Process context. */
+static void udp_crypto_direct_xmit(struct sk_buff *skb)
+{
+	struct net_device *dev = skb->dev;
+	struct sk_buff *next;
+	bool again = false;
+
+	/* may segment, which dev_direct_xmit() does not allow for */
+	for (skb = validate_xmit_skb_list(skb, dev, &again); skb; skb = next) {
+		unsigned int patience = 1000;
+
+		next = skb->next;
+		skb_mark_not_on_list(skb);
+		while (__dev_direct_xmit(skb, skb_get_queue_mapping(skb)) ==
+		       NETDEV_TX_BUSY) {
+			/* no qdisc keeps it while the device's ring is full */
+			if (!netif_running(dev) || !patience--) {
+				dev_core_stats_tx_dropped_inc(dev);
+				kfree_skb(skb);
+				break;
+			}
+			usleep_range(50, 200);
+		}
+	}
+}
+
 static void udp_crypto_resume(struct sk_buff *skb, bool receive)
 {
 	struct net *net = dev_net(skb->dev);
@@ -231,9 +257,8 @@ static void udp_crypto_resume(struct sk_buff *skb, bool receive)
 	} else if (receive) {
 		netif_rx(skb);
 	} else {
-		/* it has been through tc and the qdisc */
 		memset(skb->cb, 0, sizeof(skb->cb));
-		dev_direct_xmit(skb, skb_get_queue_mapping(skb));
+		udp_crypto_direct_xmit(skb);
 	}
 }
 
@@ -296,17 +321,24 @@ bool udp_crypto_receive(struct sk_buff *skb)
 	return false;
 }
 
-/* Would the stack have to touch the payload before the device gets it? */
+/* Would the stack have to look into the payload before the device gets it?
+ * A batch that it segments stays plaintext: each segment gets its number. But a
+ * checksum that it computes would be one of the plaintext.
+ */
 static bool udp_crypto_untouched(struct sk_buff *skb, netdev_features_t features)
 {
+	netdev_features_t csum = NETIF_F_HW_CSUM |
+				 (ip_hdr(skb)->version == 6 ?
+				  NETIF_F_IPV6_CSUM : NETIF_F_IP_CSUM);
+
 	if (skb_is_gso(skb))
-		return !netif_needs_gso(skb, features);
+		return !netif_needs_gso(skb, features) ||
+		       (features & csum && features & NETIF_F_SG &&
+			skb->ip_summed == CHECKSUM_PARTIAL);
 	if (skb_is_nonlinear(skb) && !(features & NETIF_F_SG))
 		return false;
 	if (skb->ip_summed == CHECKSUM_PARTIAL)
-		return features & (NETIF_F_HW_CSUM |
-				   (ip_hdr(skb)->version == 6 ?
-				    NETIF_F_IPV6_CSUM : NETIF_F_IP_CSUM));
+		return features & csum;
 	return !udp_hdr(skb)->check;
 }
 
@@ -340,8 +372,9 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 	int err;
 
 	if (udp_crypto_dev_can(dev, skb)) {
-		UDP_CRYPTO_ADD_STATS(udp_crypto_pernet(dev_net(dev)), TXDEVICE,
-				     udp_crypto_segs(skb));
+		if (!dev->udp_crypto_ops->stacked)
+			UDP_CRYPTO_ADD_STATS(udp_crypto_pernet(dev_net(dev)),
+					     TXDEVICE, udp_crypto_segs(skb));
 		return skb;
 	}
 
@@ -371,16 +404,14 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 
 /**
  * udp_crypto_gso_segment() - give each segment its own packet number
- * @gso_skb: plaintext that was segmented
- * @segs: its segments, each with the extension of the whole
- * @mss: bytes of payload in each, or in each GSO segment
+ * @segs: of plaintext that was segmented, each with the extension of the
+ *	whole; one that is a batch itself (NETIF_F_GSO_PARTIAL) takes as many
+ *	numbers as it has packets
  *
  * Return: 0 or -ENOMEM.
  */
-int udp_crypto_gso_segment(const struct sk_buff *gso_skb, struct sk_buff *segs,
-			   unsigned int mss)
+int udp_crypto_gso_segment(struct sk_buff *segs)
 {
-	unsigned int gso_size = skb_shinfo(gso_skb)->gso_size;
 	struct sk_buff *seg;
 	unsigned int i = 0;
 
@@ -392,7 +423,7 @@ int udp_crypto_gso_segment(const struct sk_buff *gso_skb, struct sk_buff *segs,
 		if (!ext)
 			return -ENOMEM;
 		ext->pn += i;
-		i += mss / gso_size;
+		i += udp_crypto_segs(seg);
 	}
 	return 0;
 }

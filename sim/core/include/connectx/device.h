@@ -20,6 +20,12 @@ inline constexpr std::uint64_t kBarSize = 32ULL << 20;
 inline constexpr std::uint64_t kMsixTableOffset = 0x2000;
 inline constexpr std::uint64_t kMsixPbaOffset = 0x3000;
 inline constexpr unsigned kMaxMsixVectors = 128;
+inline constexpr unsigned kMaxSadbSize = 1U << 21;
+inline constexpr unsigned kQuicAllCiphers = 0xf;
+
+/// From names joined by colons ("aes-128-gcm:aes-256-gcm:chacha20-poly1305:aes-128-ccm" are all
+/// there are; none: an empty string) to Config::quic_ciphers. False for an unknown name.
+bool parse_quic_ciphers(std::string_view text, unsigned &ciphers);
 
 struct Config {
     std::array<std::uint8_t, 6> mac{0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
@@ -27,8 +33,16 @@ struct Config {
     unsigned msix_vectors = 33;
     /// Limit for the number of SQs and RQs each, rounded up to a power of two.
     unsigned max_queues = 1024;
-    /// Size of the QUIC SA database in entries; reserved, not yet used.
-    unsigned sadb_size = 0;
+    /// The QUIC offload of docs/hardware-interface.md, and what of it there is.
+    bool quic = true;
+    /// Size of the QUIC SA database in entries, up to kMaxSadbSize; 0: no index form.
+    unsigned sadb_size = 65536;
+    /// Keys in the WQE.
+    bool quic_inline = true;
+    /// Batches of packets in one WQE.
+    bool quic_lso = true;
+    /// Bit mask, see parse_quic_ciphers().
+    unsigned quic_ciphers = kQuicAllCiphers;
     /// Log each command and WQE, decoded by name, at LogLevel::kTrace.
     bool trace = false;
 };

@@ -43,6 +43,10 @@ struct ConnectxState {
     uint32_t queues;
     uint32_t msix_vectors;
     uint32_t sadb_size;
+    bool quic;
+    bool quic_inline;
+    bool quic_lso;
+    char *quic_ciphers;
     bool trace;
     char *fault;
 
@@ -380,10 +384,18 @@ static void connectx_realize(PCIDevice *pci, Error **errp)
         .msix_vectors = s->msix_vectors,
         .max_queues = s->queues,
         .sadb_size = s->sadb_size,
+        .quic = s->quic,
+        .quic_inline = s->quic_inline,
+        .quic_lso = s->quic_lso,
         .trace = s->trace,
     };
     int offset;
 
+    if (!connectx_parse_quic_ciphers(s->quic_ciphers, &config.quic_ciphers)) {
+        error_setg(errp, "quic-ciphers: '%s' is not made of " CONNECTX_ALL_QUIC_CIPHERS,
+                   s->quic_ciphers);
+        return;
+    }
     qemu_macaddr_default_if_unset(&s->conf.macaddr);
     memcpy(config.mac, s->conf.macaddr.a, sizeof(config.mac));
 
@@ -391,8 +403,8 @@ static void connectx_realize(PCIDevice *pci, Error **errp)
     s->timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, connectx_work, s);
     s->dev = connectx_new(&connectx_host_ops, s, &config);
     if (!s->dev) {
-        error_setg(errp, "queues must be 16 to 4096, msix-vectors 2 to %d",
-                   CONNECTX_MAX_MSIX_VECTORS);
+        error_setg(errp, "queues must be 16 to 4096, msix-vectors 2 to %d, sadb-size 0 to %u",
+                   CONNECTX_MAX_MSIX_VECTORS, CONNECTX_MAX_SADB_SIZE);
         goto fail;
     }
 
@@ -499,7 +511,11 @@ static Property connectx_properties[] = {
     DEFINE_NIC_PROPERTIES(ConnectxState, conf),
     DEFINE_PROP_UINT32("queues", ConnectxState, queues, 1024),
     DEFINE_PROP_UINT32("msix-vectors", ConnectxState, msix_vectors, 33),
-    DEFINE_PROP_UINT32("sadb-size", ConnectxState, sadb_size, 0),
+    DEFINE_PROP_BOOL("quic", ConnectxState, quic, true),
+    DEFINE_PROP_UINT32("sadb-size", ConnectxState, sadb_size, 65536),
+    DEFINE_PROP_BOOL("quic-inline", ConnectxState, quic_inline, true),
+    DEFINE_PROP_BOOL("quic-lso", ConnectxState, quic_lso, true),
+    DEFINE_PROP_STRING("quic-ciphers", ConnectxState, quic_ciphers),
     DEFINE_PROP_BOOL("trace", ConnectxState, trace, false),
     DEFINE_PROP_END_OF_LIST(),
 };

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Which devices have a security association in a database of their own, and
+ * what becomes of it there when the SA is deleted.
+ */
+#include <linux/netdevice.h>
+#include <linux/spinlock.h>
+
+#include "internal.h"
+
+/* All lists of holders: changed when an SA meets a device for the first time
+ * and when it goes, never per packet.
+ */
+static DEFINE_SPINLOCK(udp_crypto_holders_lock);
+
+/**
+ * udp_crypto_hold() - a device begins to keep an SA
+ * @holder: the device's, good until udp_crypto_release()
+ * @dev: has udp_crypto_ops with sa_deleted and sa_state
+ * @sa: found under RCU, not one of inline keys
+ *
+ * The SA and its keys stay readable until the holder is released. Any context
+ * but hard interrupt.
+ * Return: false, with nothing done, when the SA has been deleted.
+ */
+bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
+		     struct udp_sa *sa)
+{
+	bool alive;
+
+	spin_lock_bh(&udp_crypto_holders_lock);
+	alive = !sa->deleted && refcount_inc_not_zero(&sa->refs);
+	if (alive) {
+		holder->dev = dev;
+		holder->sa = sa;
+		hlist_add_head(&holder->node, &sa->holders);
+	}
+	spin_unlock_bh(&udp_crypto_holders_lock);
+	return alive;
+}
+EXPORT_SYMBOL_GPL(udp_crypto_hold);
+
+/**
+ * udp_crypto_release() - the device has forgotten an SA
+ * @holder: no callback for it is under way when this returns, nor comes later
+ *
+ * Any context but hard interrupt, without locks that the callbacks take.
+ */
+void udp_crypto_release(struct udp_crypto_holder *holder)
+{
+	spin_lock_bh(&udp_crypto_holders_lock);
+	hlist_del(&holder->node);
+	spin_unlock_bh(&udp_crypto_holders_lock);
+	udp_sa_put(holder->sa);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_release);
+
+/**
+ * udp_crypto_sa_deleted() - tell the devices that have an SA
+ * @sa: not to be found by index any more; no device takes it from now on
+ */
+void udp_crypto_sa_deleted(struct udp_sa *sa)
+{
+	struct udp_crypto_holder *holder;
+
+	spin_lock_bh(&udp_crypto_holders_lock);
+	sa->deleted = true;
+	hlist_for_each_entry(holder, &sa->holders, node)
+		holder->dev->udp_crypto_ops->sa_deleted(holder);
+	spin_unlock_bh(&udp_crypto_holders_lock);
+}
+
+/**
+ * udp_crypto_sa_where() - who does the work for an SA
+ * @sa: not freed
+ * @ifindex: of the device, or 0
+ *
+ * Return: enum udp_crypto_sa_state; of several devices the best one's.
+ */
+u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex)
+{
+	u32 best = UDP_CRYPTO_SA_SOFTWARE;
+	struct udp_crypto_holder *holder;
+
+	*ifindex = 0;
+	spin_lock_bh(&udp_crypto_holders_lock);
+	hlist_for_each_entry(holder, &sa->holders, node) {
+		u32 state = UDP_CRYPTO_SA_SOFTWARE;
+
+		if (holder->dev->features & NETIF_F_HW_UDP_CRYPTO_TX)
+			state = holder->dev->udp_crypto_ops->sa_state(holder);
+		if (state > best) {
+			best = state;
+			*ifindex = holder->dev->ifindex;
+		}
+	}
+	spin_unlock_bh(&udp_crypto_holders_lock);
+	return best;
+}
+
+/**
+ * udp_crypto_lower_ready() - sa_ready of a device on top of another
+ * @lower: that packets go on to
+ * @sa: as with sa_ready
+ */
+bool udp_crypto_lower_ready(struct net_device *lower, struct udp_sa *sa)
+{
+	return lower->features & NETIF_F_HW_UDP_CRYPTO_TX &&
+	       lower->udp_crypto_ops &&
+	       lower->udp_crypto_ops->sa_ready(lower, sa);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_lower_ready);

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+#include "quic_engine.h"
+
+#include <intel-ipsec-mb.h>
+#include <nettle/chacha.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace connectx {
+
+void wipe(std::span<std::uint8_t> memory) { imb_clear_mem(memory.data(), memory.size()); }
+
+namespace {
+
+template <typename T> void wipe_object(T &object) {
+    wipe({reinterpret_cast<std::uint8_t *>(&object), sizeof(object)});
+}
+
+} // namespace
+
+QuicKeys::~QuicKeys() {
+    wipe(key);
+    wipe(iv);
+    wipe(hp);
+}
+
+QuicKeySchedule::QuicKeySchedule() = default;
+
+QuicKeySchedule::~QuicKeySchedule() {
+    wipe(payload_);
+    wipe(header_);
+    if (gcm_)
+        wipe_object(*gcm_);
+}
+
+void QuicEngine::FreeManager::operator()(IMB_MGR *mgr) const { free_mb_mgr(mgr); }
+
+QuicEngine::QuicEngine() : mgr_(alloc_mb_mgr(0)) {
+    if (!mgr_)
+        throw std::runtime_error("IPsec-MB: no manager");
+    init_mb_mgr_auto(mgr_.get(), nullptr);
+    if (const int error = imb_get_errno(mgr_.get()); error != 0)
+        throw std::runtime_error(std::string("IPsec-MB: ") + imb_get_strerror(error));
+}
+
+QuicEngine::~QuicEngine() = default;
+
+std::unique_ptr<QuicKeySchedule> QuicEngine::prepare(const QuicKeys &keys) {
+    auto schedule = std::make_unique<QuicKeySchedule>();
+    schedule->keys_ = keys;
+    alignas(16) QuicKeySchedule::AesKeys decryption{}; // the library insists on making it too
+    switch (keys.cipher) {
+    case QuicCipher::kAes128Gcm:
+        schedule->gcm_ = std::make_unique<gcm_key_data>();
+        IMB_AES128_GCM_PRE(mgr_.get(), keys.key.data(), schedule->gcm_.get());
+        IMB_AES_KEYEXP_128(mgr_.get(), keys.hp.data(), schedule->header_.data(), decryption.data());
+        break;
+    case QuicCipher::kAes256Gcm:
+        schedule->gcm_ = std::make_unique<gcm_key_data>();
+        IMB_AES256_GCM_PRE(mgr_.get(), keys.key.data(), schedule->gcm_.get());
+        IMB_AES_KEYEXP_256(mgr_.get(), keys.hp.data(), schedule->header_.data(), decryption.data());
+        break;
+    case QuicCipher::kAes128Ccm:
+        IMB_AES_KEYEXP_128(mgr_.get(), keys.key.data(), schedule->payload_.data(),
+                           decryption.data());
+        IMB_AES_KEYEXP_128(mgr_.get(), keys.hp.data(), schedule->header_.data(), decryption.data());
+        break;
+    case QuicCipher::kChaCha20Poly1305:
+        break; // has no schedule
+    }
+    wipe(decryption);
+    return schedule;
+}
+
+void QuicEngine::aes(int mode, const QuicKeySchedule::AesKeys &round_keys, std::size_t key_length,
+                     std::span<const std::uint8_t> iv, std::span<const std::uint8_t> src,
+                     std::uint8_t *dst) {
+    IMB_JOB *job = IMB_GET_NEXT_JOB(mgr_.get());
+    *job = {};
+    job->cipher_mode = static_cast<IMB_CIPHER_MODE>(mode);
+    job->cipher_direction = IMB_DIR_ENCRYPT;
+    job->chain_order = IMB_ORDER_CIPHER_HASH;
+    job->hash_alg = IMB_AUTH_NULL;
+    job->enc_keys = round_keys.data();
+    job->dec_keys = round_keys.data();
+    job->key_len_in_bytes = key_length;
+    job->iv = iv.data();
+    job->iv_len_in_bytes = iv.size();
+    job->src = src.data();
+    job->dst = dst;
+    job->msg_len_to_cipher_in_bytes = src.size();
+    IMB_JOB *done = IMB_SUBMIT_JOB(mgr_.get());
+    while (done == nullptr)
+        done = IMB_FLUSH_JOB(mgr_.get()); // one job does not fill the library's lanes
+    if (done->status != IMB_STATUS_COMPLETED)
+        throw std::logic_error("IPsec-MB refused an AES job");
+}
+
+void QuicEngine::seal_gcm(const QuicKeySchedule &schedule, const Nonce &nonce,
+                          std::span<const std::uint8_t> header, std::span<std::uint8_t> payload,
+                          std::span<std::uint8_t> tag) {
+    gcm_context_data context;
+    const auto seal = schedule.keys_.cipher == QuicCipher::kAes128Gcm ? mgr_->gcm128_enc //
+                                                                      : mgr_->gcm256_enc;
+    seal(schedule.gcm_.get(), &context, payload.data(), payload.data(), payload.size(),
+         nonce.data(), header.data(), header.size(), tag.data(), tag.size());
+    wipe_object(context);
+}
+
+void QuicEngine::seal_chacha20(const QuicKeySchedule &schedule, const Nonce &nonce,
+                               std::span<const std::uint8_t> header,
+                               std::span<std::uint8_t> payload, std::span<std::uint8_t> tag) {
+    chacha20_poly1305_context_data context;
+    IMB_CHACHA20_POLY1305_INIT(mgr_.get(), schedule.keys_.key.data(), &context, nonce.data(),
+                               header.data(), header.size());
+    if (!payload.empty())
+        IMB_CHACHA20_POLY1305_ENC_UPDATE(mgr_.get(), schedule.keys_.key.data(), &context,
+                                         payload.data(), payload.data(), payload.size());
+    IMB_CHACHA20_POLY1305_ENC_FINALIZE(mgr_.get(), &context, tag.data(), tag.size());
+    wipe_object(context);
+}
+
+// CCM (RFC 3610, with L = 3 and M = 16 as for AEAD_AES_128_CCM of RFC 5116) out of the library's
+// CBC and counter modes: its own CCM takes 46 bytes of associated data at most, and a long header
+// with two connection IDs of 20 bytes has more.
+void QuicEngine::seal_ccm(const QuicKeySchedule &schedule, const Nonce &nonce,
+                          std::span<const std::uint8_t> header, std::span<std::uint8_t> payload,
+                          std::span<std::uint8_t> tag) {
+    constexpr std::size_t kBlock = 16;
+    constexpr std::uint8_t kLengthField = 3;
+    constexpr std::uint8_t kFlags =
+        1 << 6 | (kQuicTagLength - 2) / 2 << 3 | (kLengthField - 1); // associated data follow
+    const auto pad = [](std::size_t n) { return (n + kBlock - 1) / kBlock * kBlock; };
+
+    // B_0, the associated data behind their length, the payload: each padded to blocks.
+    std::vector<std::uint8_t> mac(kBlock + pad(2 + header.size()) + pad(payload.size()));
+    mac[0] = kFlags;
+    std::copy(nonce.begin(), nonce.end(), mac.begin() + 1);
+    mac[13] = static_cast<std::uint8_t>(payload.size() >> 16);
+    mac[14] = static_cast<std::uint8_t>(payload.size() >> 8);
+    mac[15] = static_cast<std::uint8_t>(payload.size());
+    mac[16] = static_cast<std::uint8_t>(header.size() >> 8);
+    mac[17] = static_cast<std::uint8_t>(header.size());
+    std::copy(header.begin(), header.end(), mac.begin() + 18);
+    std::copy(payload.begin(), payload.end(),
+              mac.begin() + static_cast<std::ptrdiff_t>(kBlock + pad(2 + header.size())));
+    // In pieces: the library's CBC takes less than 64 KiB at once.
+    constexpr std::size_t kPiece = 32 * 1024;
+    Block chain{};
+    for (std::size_t at = 0; at < mac.size(); at += kPiece) {
+        const auto piece = std::span(mac).subspan(at, std::min(kPiece, mac.size() - at));
+        aes(IMB_CIPHER_CBC, schedule.payload_, 16, chain, piece, piece.data());
+        std::copy_n(piece.end() - kBlock, kBlock, chain.begin());
+    }
+
+    Block counter{kLengthField - 1};
+    std::copy(nonce.begin(), nonce.end(), counter.begin() + 1);
+    aes(IMB_CIPHER_CNTR, schedule.payload_, 16, counter, chain, tag.data());
+    if (!payload.empty()) {
+        counter.back() = 1;
+        aes(IMB_CIPHER_CNTR, schedule.payload_, 16, counter, payload, payload.data());
+    }
+    wipe(mac);
+}
+
+QuicEngine::Block QuicEngine::header_mask(const QuicKeySchedule &schedule,
+                                          std::span<const std::uint8_t> sample) {
+    Block mask{};
+    const QuicKeys &keys = schedule.keys_;
+    if (keys.cipher != QuicCipher::kChaCha20Poly1305) {
+        aes(IMB_CIPHER_ECB, schedule.header_, quic_key_length(keys.cipher), {}, sample,
+            mask.data());
+        return mask;
+    }
+    // The sample's first four bytes are the block counter, which IPsec-MB does not let one choose.
+    chacha_ctx context;
+    chacha_set_key(&context, keys.hp.data());
+    chacha_set_nonce96(&context, sample.data() + CHACHA_COUNTER32_SIZE);
+    chacha_set_counter32(&context, sample.data());
+    chacha_crypt32(&context, mask.size(), mask.data(), mask.data());
+    wipe_object(context);
+    return mask;
+}
+
+QuicProtectResult QuicEngine::protect(const QuicKeySchedule &schedule,
+                                      std::span<std::uint8_t> packet, std::size_t pn_offset,
+                                      std::uint64_t pn) {
+    constexpr std::uint8_t kLongHeader = 0x80;
+    constexpr std::size_t kAroundPn = kQuicSampleOffset + kQuicSampleLength;
+    if (pn_offset == 0 || packet.size() < kAroundPn || pn_offset > packet.size() - kAroundPn)
+        return QuicProtectResult::kTooShort;
+    if (pn > kQuicMaxPacketNumber)
+        return QuicProtectResult::kPacketNumber;
+
+    const std::size_t pn_length = (packet[0] & 3) + 1U;
+    const std::size_t header_length = pn_offset + pn_length;
+    const auto header = packet.first(header_length);
+    const auto payload =
+        packet.subspan(header_length, packet.size() - header_length - kQuicTagLength);
+    const auto tag = packet.last(kQuicTagLength);
+
+    Nonce nonce = schedule.keys_.iv;
+    for (std::size_t i = 0; i < sizeof(pn); ++i)
+        nonce[nonce.size() - 1 - i] ^= static_cast<std::uint8_t>(pn >> (8 * i));
+    switch (schedule.keys_.cipher) {
+    case QuicCipher::kAes128Gcm:
+    case QuicCipher::kAes256Gcm:
+        seal_gcm(schedule, nonce, header, payload, tag);
+        break;
+    case QuicCipher::kChaCha20Poly1305:
+        seal_chacha20(schedule, nonce, header, payload, tag);
+        break;
+    case QuicCipher::kAes128Ccm:
+        seal_ccm(schedule, nonce, header, payload, tag);
+        break;
+    }
+
+    const Block mask =
+        header_mask(schedule, packet.subspan(pn_offset + kQuicSampleOffset, kQuicSampleLength));
+    packet[0] ^= mask[0] & ((packet[0] & kLongHeader) != 0 ? 0x0f : 0x1f);
+    for (std::size_t i = 0; i < pn_length; ++i)
+        packet[pn_offset + i] ^= mask[1 + i];
+    return QuicProtectResult::kOk;
+}
+
+} // namespace connectx

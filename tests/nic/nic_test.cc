@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// The mlx5 path: packets that the device protects from its own database, from keys in the
+// descriptor, or leaves to software; and what happens to them when the device, the driver or the SA
+// changes under traffic. Runs where tests/nic/guest has made two ConnectX devices.
+#include <atomic>
+#include <cstdlib>
+#include <thread>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/udp_crypto.h>
+#include <net/if.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "world.h"
+
+namespace quic_test {
+namespace {
+
+// A number that the guest's starter says of the device, else @otherwise.
+unsigned device_limit(const char *variable, unsigned otherwise) {
+    const char *text = std::getenv(variable);
+    return text != nullptr ? static_cast<unsigned>(std::strtoul(text, nullptr, 10)) : otherwise;
+}
+
+std::uint64_t counter(const World &world, const std::string &name) {
+    const InNamespace inside(world.a);
+    return ethtool_statistics("va")[name];
+}
+
+std::uint32_t state_of(int fd, std::uint64_t cookie, std::uint32_t *ifindex = nullptr) {
+    struct udp_crypto_sa_info info {};
+    EXPECT_EQ(get_sa(fd, cookie, &info), 0);
+    if (ifindex != nullptr)
+        *ifindex = info.ifindex;
+    return info.state;
+}
+
+unsigned index_of(const NetNamespace &ns, const char *device) {
+    const InNamespace inside(ns);
+    return ::if_nametoindex(device);
+}
+
+// Sends until the device has the SA in its database.
+void settle(Flow &flow) {
+    EXPECT_TRUE(eventually([&] {
+        flow.send_form({});
+        return state_of(flow.sender(), 1) == UDP_CRYPTO_SA_DEVICE;
+    })) << "the SA never got into the device's database";
+}
+
+// Whether the next packets of a flow all arrive, whatever was lost before.
+void expect_flows_on(Flow &flow) {
+    const std::size_t arrived_before = [&] {
+        while (flow.take_one(std::chrono::milliseconds(100)))
+            ;
+        return flow.arrived();
+    }();
+    const std::uint64_t sent_before = flow.sent();
+    flow.send_all_forms(1);
+    const std::uint64_t sent = flow.sent() - sent_before;
+    EXPECT_GT(sent, 0U);
+    while (flow.arrived() < arrived_before + sent)
+        ASSERT_TRUE(flow.take_one()) << flow.arrived() - arrived_before << " of " << sent;
+}
+
+// A flow that goes on in a thread of its own. What it sends may be refused or lost while devices
+// change, but never arrive damaged or in plaintext.
+class Traffic {
+  public:
+    explicit Traffic(Flow &flow) : thread_([this, &flow] {
+        const Flow::Form forms[] = {{}, {.packets = 7}, {.tag_room = true, .packets = 3},
+                                    {.inline_keys = true}};
+        for (unsigned i = 0; !stop_; ++i) {
+            if (flow.send_form(forms[i % std::size(forms)]) < 0)
+                std::this_thread::sleep_for(std::chrono::milliseconds(5));
+            ++sends_;
+        }
+    }) {}
+    ~Traffic() { stop(); }
+    Traffic(const Traffic &) = delete;
+    Traffic &operator=(const Traffic &) = delete;
+
+    // Until some more sends have been made, so that each event has traffic on both sides of it.
+    void go_on() const {
+        const unsigned until = sends_ + 20;
+        while (sends_ < until)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    void stop() {
+        stop_ = true;
+        if (thread_.joinable())
+            thread_.join();
+    }
+
+  private:
+    std::atomic<bool> stop_ = false;
+    std::atomic<unsigned> sends_ = 0;
+    std::thread thread_;
+};
+
+class Ciphers : public testing::TestWithParam<Cipher> {};
+INSTANTIATE_TEST_SUITE_P(All, Ciphers, testing::ValuesIn(kAllCiphers),
+                         [](const auto &test) { return std::string(name(test.param)); });
+
+// --- the three paths --------------------------------------------------------------------------
+
+TEST_P(Ciphers, InlineFirstThenFromTheDatabase) {
+    for (const char *to : {"10.1.1.2", "fd01::2"}) {
+        World world(Wire::kConnectx);
+        const Address address =
+            std::string(to).find(':') == std::string::npos ? Address::v4(to, 0) : Address::v6(to, 0);
+        Flow flow(world.a, world.b, address, GetParam());
+        EXPECT_EQ(state_of(flow.sender(), 1), std::uint32_t{UDP_CRYPTO_SA_SOFTWARE});
+        ASSERT_GT(flow.send_form({}), 0);
+        settle(flow);
+        std::uint32_t ifindex = 0;
+        EXPECT_EQ(state_of(flow.sender(), 1, &ifindex), std::uint32_t{UDP_CRYPTO_SA_DEVICE});
+        EXPECT_EQ(ifindex, index_of(world.a, "va"));
+
+        const std::uint64_t sent = flow.sent();
+        const std::uint64_t by_index = counter(world, "tx_quic_index_packets");
+        const std::uint64_t by_inline = counter(world, "tx_quic_inline_packets");
+        const std::uint64_t dev_index = counter(world, "quic_dev_tx_index_packets");
+        const std::uint64_t dev_inline = counter(world, "quic_dev_tx_inline_packets");
+        flow.send_all_forms(2);
+        flow.expect_all_arrive();
+        constexpr std::uint64_t kInline = 2 * (1 + 3); // of two rounds of all forms
+        const std::uint64_t rest = flow.sent() - sent - kInline;
+        EXPECT_EQ(counter(world, "tx_quic_index_packets") - by_index, rest);
+        EXPECT_EQ(counter(world, "tx_quic_inline_packets") - by_inline, kInline);
+        EXPECT_EQ(counter(world, "quic_dev_tx_index_packets") - dev_index, rest);
+        EXPECT_EQ(counter(world, "quic_dev_tx_inline_packets") - dev_inline, kInline);
+        EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+        EXPECT_EQ(counter(world, "tx_quic_dropped"), 0U);
+        world.expect_clean();
+    }
+}
+
+// The same input gives the same bytes, whoever does the work; and they are those of OpenSSL.
+TEST_P(Ciphers, SameBytesFromSoftwareInlineAndDatabase) {
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0), GetParam());
+    settle(flow);
+    flow.expect_all_arrive();
+    struct Step {
+        const char *counter;
+        bool feature;
+        bool inline_keys;
+    };
+    for (const Step &step : {Step{"", false, false}, Step{"", false, true},
+                             Step{"tx_quic_inline_packets", true, true},
+                             Step{"tx_quic_index_packets", true, false}}) {
+        world.a.command(std::string("ethtool -K va udp-crypto-hw-tx-offload ") +
+                        (step.feature ? "on" : "off"));
+        const std::uint64_t before = step.counter[0] ? counter(world, step.counter) : 0;
+        const std::uint64_t software = world.count_a("TxSoftware");
+        unsigned total = 0;
+        for (unsigned pn_length : {1U, 2U, 3U, 4U})
+            for (const unsigned packets : {1U, 4U})
+                for (const bool long_header : {false, true}) {
+                    const PacketShape shape{.long_header = long_header,
+                                            .cid_length = 3 + pn_length,
+                                            .pn_length = pn_length,
+                                            .token_length = long_header ? 17U : 0U};
+                    const std::size_t size = shape.min_size() + 37 * pn_length;
+                    const std::uint64_t pn = 0x3fffffff00000000 + 0xfe * pn_length;
+                    std::vector<Bytes> plain;
+                    for (unsigned i = 0; i < packets; ++i)
+                        plain.push_back(make_packet(shape, pn + i, size));
+                    Control control;
+                    if (step.inline_keys)
+                        control.quic_inline(pn, flow.keys(), shape.pn_offset());
+                    else
+                        control.quic(pn, flow.sa(), shape.pn_offset());
+                    if (packets > 1)
+                        control.gso_size(static_cast<std::uint16_t>(size + UDP_QUIC_TAG_LEN));
+                    ASSERT_GT(send(flow.sender(), join_packets(plain), control, &flow.to()), 0);
+                    for (unsigned i = 0; i < packets; ++i, ++total) {
+                        const auto wire = receive(flow.receiver());
+                        ASSERT_TRUE(wire.has_value());
+                        ASSERT_EQ(to_hex(*wire), to_hex(protect(flow.keys(), plain[i],
+                                                                shape.pn_offset(), pn + i)));
+                    }
+                }
+        if (step.counter[0]) {
+            EXPECT_EQ(counter(world, step.counter) - before, total);
+        }
+        EXPECT_EQ(world.count_a("TxSoftware") - software, step.feature ? 0 : total);
+    }
+    world.expect_clean();
+}
+
+TEST(Offload, IsOnFromTheStartAndCanBeSwitched) {
+    World world(Wire::kConnectx);
+    EXPECT_NE(world.a.command("ethtool -k va").find("udp-crypto-hw-tx-offload: on"),
+              std::string::npos);
+    world.a.command("ethtool -K va udp-crypto-hw-tx-offload off");
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    flow.send_all_forms(1);
+    flow.expect_all_arrive();
+    EXPECT_EQ(world.count_a("TxDevice"), 0U);
+    EXPECT_EQ(world.count_a("TxSoftware"), flow.sent());
+    EXPECT_EQ(state_of(flow.sender(), 1), std::uint32_t{UDP_CRYPTO_SA_SOFTWARE});
+}
+
+// --- life cycle under traffic -----------------------------------------------------------------
+
+struct Event {
+    const char *name;
+    // Each is one script in host a; the flow is checked after each.
+    std::vector<const char *> steps;
+    bool stays_in_device = true;
+};
+std::ostream &operator<<(std::ostream &out, const Event &event) { return out << event.name; }
+
+class Events : public testing::TestWithParam<Event> {};
+
+TEST_P(Events, UnderTraffic) {
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    settle(flow);
+    for (const char *step : GetParam().steps) {
+        SCOPED_TRACE(step);
+        Traffic traffic(flow);
+        traffic.go_on();
+        world.a.command(step);
+        traffic.go_on();
+        traffic.stop();
+        expect_flows_on(flow);
+        if (testing::Test::HasFatalFailure())
+            return;
+    }
+    settle(flow);
+    EXPECT_EQ(flow.duplicates(), 0U);
+    EXPECT_EQ(counter(world, "quic_dev_wqe_errors"), 0U);
+    EXPECT_EQ(counter(world, "tx_cqe_err"), 0U);
+    world.expect_clean();
+}
+
+const Event kEvents[] = {
+    {"Feature",
+     {"ethtool -K va udp-crypto-hw-tx-offload off", "ethtool -K va udp-crypto-hw-tx-offload on"}},
+    {"Link", {"ip link set va down; ip link set va up", "ip link set va down; ip link set va up"}},
+    {"Mtu", {"ip link set va mtu 9000", "ip link set va mtu 1400", "ip link set va mtu 1500"}},
+    {"Rings", {"ethtool -G va tx 256", "ethtool -G va tx 2048", "ethtool -G va tx 1024"}},
+    {"Channels", {"ethtool -L va combined 1", "ethtool -L va combined 2"}},
+    {"MultiPacketDescriptors",
+     {"ethtool --set-priv-flags va skb_tx_mpwqe off",
+      "ethtool --set-priv-flags va skb_tx_mpwqe on"}},
+    {"Segmentation",
+     {"ethtool -K va tx-udp-segmentation off", "ethtool -K va tx-udp-segmentation on"}},
+};
+INSTANTIATE_TEST_SUITE_P(All, Events, testing::ValuesIn(kEvents),
+                         [](const auto &test) { return std::string(test.param.name); });
+
+// The driver is unbound and bound again: another net device, an empty database, the same SA.
+TEST(Reload, TheSaIsPutBack) {
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    settle(flow);
+    flow.expect_all_arrive();
+    std::string bus = world.a.command("ethtool -i va | sed -n 's/^bus-info: //p'");
+    bus.pop_back();
+    {
+        Traffic traffic(flow);
+        traffic.go_on();
+        const std::string driver = "/sys/bus/pci/drivers/mlx5_core/";
+        write_file(driver + "unbind", bus);
+        traffic.go_on();
+        EXPECT_EQ(state_of(flow.sender(), 1), std::uint32_t{UDP_CRYPTO_SA_SOFTWARE});
+        write_file(driver + "bind", bus);
+        const UniqueFd first(::open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC));
+        EXPECT_TRUE(eventually([&] {
+            const InNamespace inside(first.get());
+            return try_command("ip link set eth0 name va netns " + world.a.path()).status == 0;
+        }));
+        world.a.command("ip addr add 10.1.1.1/24 dev va; ip link set va up");
+        traffic.go_on();
+    }
+    EXPECT_TRUE(eventually([&] {
+        return world.a.command("ip -br link show va").find("LOWER_UP") != std::string::npos;
+    }));
+    expect_flows_on(flow);
+    settle(flow);
+    EXPECT_GT(counter(world, "tx_quic_index_packets"), 0U);
+}
+
+// --- SAs that go ------------------------------------------------------------------------------
+
+TEST(Sa, DeletedWithPacketsInTheRing) {
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    settle(flow);
+    // Two SAs in turn in the same place of the database; each has keys of its own.
+    for (unsigned round = 0; round < 30; ++round) {
+        const PacketKeys keys = keys_of_seed(Cipher::kAes128Gcm, 100 + round);
+        const std::uint32_t sa = add_sa_index(flow.sender(), 2, keys);
+        const auto burst = [&](std::uint64_t pn) {
+            std::vector<Bytes> packets;
+            for (unsigned i = 0; i < 20; ++i)
+                packets.push_back(make_packet(Flow::shape(), pn + i, 1184));
+            return send(flow.sender(), join_packets(packets),
+                        Control().quic(pn, sa, Flow::shape().pn_offset()).gso_size(1200),
+                        &flow.to());
+        };
+        EXPECT_GT(burst(0), 0);
+        EXPECT_TRUE(eventually(
+            [&] { return state_of(flow.sender(), 2) == UDP_CRYPTO_SA_DEVICE; }));
+        EXPECT_GT(burst(20), 0);
+        EXPECT_GT(burst(40), 0);
+        EXPECT_EQ(del_sa(flow.sender(), 2), 0);
+        EXPECT_EQ(burst(60), -ENOENT);
+        // What arrives is of these keys; what does not was dropped and counted.
+        while (const auto wire = receive(flow.receiver(), std::chrono::milliseconds(20))) {
+            ASSERT_FALSE(contains_plaintext(*wire));
+            EXPECT_TRUE(unprotect(keys, *wire, Flow::shape().pn_offset(), 30) ||
+                        unprotect(flow.keys(), *wire, Flow::shape().pn_offset(), flow.next_pn()));
+        }
+    }
+    EXPECT_EQ(counter(world, "quic_dev_wqe_errors"), 0U);
+    const std::uint64_t before = counter(world, "tx_quic_index_packets");
+    flow.send_all_forms(1);
+    EXPECT_GT(counter(world, "tx_quic_index_packets"), before) << "the queue is stuck";
+    world.expect_clean();
+}
+
+TEST(Sa, OfAClosedSocketAKilledProcessAndADeletedNamespaceLeaveTheDevice) {
+    World world(Wire::kConnectx);
+    const auto installed = [&] { return counter(world, "quic_sa_installed"); };
+    {
+        Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+        settle(flow);
+        EXPECT_EQ(installed(), 1U);
+        world.a.command("tc qdisc add dev va root netem delay 50ms limit 1000");
+        EXPECT_GT(flow.send_form({.packets = 5}), 0);
+        flow.close_sender();
+    }
+    EXPECT_TRUE(eventually([&] { return installed() == 0; }));
+    world.a.command("tc qdisc del dev va root");
+
+    const pid_t child = ::fork();
+    if (child == 0) {
+        Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+        for (;;)
+            flow.send_form({.packets = 5});
+    }
+    EXPECT_TRUE(eventually([&] { return installed() == 1; }));
+    ::kill(child, SIGKILL);
+    EXPECT_EQ(::waitpid(child, nullptr, 0), child);
+    EXPECT_TRUE(eventually([&] { return installed() == 0; }));
+    world.expect_clean();
+}
+
+TEST(Sa, DeviceMovesToAnotherNamespace) {
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    settle(flow);
+    // There the same index is another socket's SA.
+    NetNamespace other;
+    world.a.command("ip link set va netns " + other.path());
+    other.command("ip addr add 10.1.1.1/24 dev va; ip link set va up");
+    EXPECT_TRUE(eventually([&] {
+        return other.command("ip -br link show va").find("LOWER_UP") != std::string::npos;
+    }));
+    Flow second(other, world.b, Address::v4("10.1.1.2", 0), Cipher::kAes256Gcm);
+    EXPECT_EQ(second.sa(), flow.sa());
+    settle(second);
+    second.send_all_forms(1);
+    second.expect_all_arrive();
+    other.command("ip link set va down; ip link set va netns " + world.a.path());
+    world.a.command("ip addr add 10.1.1.1/24 dev va; ip link set va up");
+    EXPECT_TRUE(eventually([&] {
+        return world.a.command("ip -br link show va").find("LOWER_UP") != std::string::npos;
+    }));
+    expect_flows_on(flow);
+    settle(flow);
+}
+
+// --- limits of the device ----------------------------------------------------------------------
+
+// With sadb-size=4: the fifth SA and those after it bring their keys, until others go.
+TEST(Database, FullAndFreeAgain) {
+    const unsigned room = device_limit("QUIC_TEST_SADB", 0);
+    if (room == 0)
+        return; // in a guest of its own
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    std::map<std::uint64_t, std::uint32_t> sas;
+    const unsigned count = room + 3;
+    for (std::uint64_t cookie = 10; cookie < 10 + count; ++cookie)
+        sas[cookie] = add_sa_index(flow.sender(), cookie, flow.keys());
+    std::uint64_t pn = 0;
+    const auto send_one = [&](std::uint32_t sa) {
+        const Bytes packet = make_packet(Flow::shape(), pn, 1184);
+        EXPECT_EQ(send(flow.sender(), packet, Control().quic(pn, sa, Flow::shape().pn_offset()),
+                       &flow.to()),
+                  1184);
+        const auto wire = receive(flow.receiver());
+        ASSERT_TRUE(wire.has_value());
+        EXPECT_EQ(*wire, protect(flow.keys(), packet, Flow::shape().pn_offset(), pn));
+        ++pn;
+    };
+    const auto in_state = [&](std::uint32_t state) {
+        unsigned n = 0;
+        for (const auto &[cookie, sa] : sas)
+            n += state_of(flow.sender(), cookie) == state;
+        return n;
+    };
+    for (const auto &[cookie, sa] : sas)
+        send_one(sa);
+    EXPECT_TRUE(eventually([&] {
+        return in_state(UDP_CRYPTO_SA_DEVICE) == room && counter(world, "quic_sa_full") >= 3;
+    }));
+    EXPECT_EQ(in_state(UDP_CRYPTO_SA_INLINE), 3U);
+    for (const auto &[cookie, sa] : sas)
+        send_one(sa);
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    // Two go, two of those that wait move in.
+    for (int i = 0; i < 2; ++i) {
+        std::uint64_t victim = 0;
+        for (const auto &[cookie, sa] : sas)
+            if (state_of(flow.sender(), cookie) == UDP_CRYPTO_SA_DEVICE)
+                victim = cookie;
+        ASSERT_EQ(del_sa(flow.sender(), victim), 0);
+        sas.erase(victim);
+        EXPECT_TRUE(eventually([&] { return in_state(UDP_CRYPTO_SA_DEVICE) == room; }));
+    }
+    EXPECT_EQ(in_state(UDP_CRYPTO_SA_INLINE), 1U);
+    for (const auto &[cookie, sa] : sas)
+        send_one(sa);
+    world.expect_clean();
+}
+
+// With quic-ciphers=aes-128-gcm: the others go to software, from the first packet.
+TEST(Capabilities, SoftwareDoesTheCiphersThatTheDeviceLacks) {
+    if (device_limit("QUIC_TEST_ONE_CIPHER", 0) == 0)
+        return; // in a guest of its own
+    for (Cipher cipher : kAllCiphers) {
+        World world(Wire::kConnectx);
+        Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0), cipher);
+        flow.send_all_forms(2);
+        flow.expect_all_arrive();
+        if (cipher == Cipher::kAes128Gcm)
+            EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+        else
+            EXPECT_EQ(world.count_a("TxSoftware"), flow.sent());
+        world.expect_clean();
+    }
+}
+
+// --- on top of the device ----------------------------------------------------------------------
+
+TEST(OnTop, VlanPassesTheOffloadThrough) {
+    World world(Wire::kConnectx);
+    for (const auto &[ns, device, address] :
+         {std::tuple{&world.a, "va", "10.1.7.1/24"}, std::tuple{&world.b, "vb", "10.1.7.2/24"}})
+        ns->command(std::string("ip link add link ") + device +
+                    " name vlan7 type vlan id 7; ip link set vlan7 up; ip addr add " + address +
+                    " dev vlan7");
+    EXPECT_NE(world.a.command("ethtool -k vlan7").find("udp-crypto-hw-tx-offload: on"),
+              std::string::npos);
+    Flow flow(world.a, world.b, Address::v4("10.1.7.2", 0));
+    settle(flow);
+    const std::uint64_t by_index = counter(world, "tx_quic_index_packets");
+    const std::uint64_t sent = flow.sent();
+    flow.send_all_forms(2);
+    flow.expect_all_arrive();
+    EXPECT_EQ(counter(world, "tx_quic_index_packets") - by_index, flow.sent() - sent - 8);
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    EXPECT_EQ(world.count_a("TxDevice"), flow.sent()) << "counted once, at the real device";
+    // What is switched off below is off above.
+    world.a.command("ethtool -K va udp-crypto-hw-tx-offload off");
+    flow.send_all_forms(1);
+    flow.expect_all_arrive();
+    EXPECT_GT(world.count_a("TxSoftware"), 0U);
+}
+
+TEST(OnTop, BondTakesSoftware) {
+    World world(Wire::kConnectx);
+    for (const auto &[ns, device, address] :
+         {std::tuple{&world.a, "va", "10.1.8.1/24"}, std::tuple{&world.b, "vb", "10.1.8.2/24"}})
+        ns->command(std::string("ip link add bond7 type bond mode active-backup; ip link set ") +
+                    device + " down; ip link set " + device +
+                    " master bond7; ip link set bond7 up; ip addr add " + address + " dev bond7");
+    EXPECT_TRUE(eventually([&] {
+        return world.a.command("ip -br link show bond7").find("LOWER_UP") != std::string::npos &&
+               world.b.command("ip -br link show bond7").find("LOWER_UP") != std::string::npos;
+    }));
+    Flow flow(world.a, world.b, Address::v4("10.1.8.2", 0));
+    flow.send_all_forms(2);
+    flow.expect_all_arrive();
+    EXPECT_EQ(world.count_a("TxSoftware"), flow.sent());
+    world.expect_clean();
+}
+
+TEST(Route, MovesToAnotherDeviceAndBack) {
+    World world(Wire::kConnectx);
+    world.a.command("ip link add wa type veth peer name wb netns " + world.b.path() +
+                    "; ip link set wa up; ip addr add 10.1.5.1/24 dev wa");
+    world.b.command("ip link set wb up; ip addr add 10.1.5.2/24 dev wb; "
+                    "ip addr add 10.1.9.9/32 dev lo");
+    world.a.command("ip route add 10.1.9.9 via 10.1.1.2");
+    world.listen();
+    Flow flow(world.a, world.b, Address::v4("10.1.9.9", 0));
+    settle(flow);
+    for (const char *way : {"via 10.1.5.2 dev wa", "via 10.1.1.2 dev va", "via 10.1.5.2 dev wa"}) {
+        Traffic traffic(flow);
+        traffic.go_on();
+        world.a.command(std::string("ip route replace 10.1.9.9 ") + way);
+        traffic.go_on();
+        traffic.stop();
+        flow.expect_all_arrive();
+    }
+    EXPECT_GT(world.count_a("TxSoftware"), 0U);
+    world.expect_clean();
+}
+
+} // namespace
+} // namespace quic_test
