@@ -15,7 +15,7 @@ add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERN
 
 # --- the netlink family and quic-sadb-ctl ------------------------------------------------------------
 if(TARGET netlink_test)
-  add_guest_test(NAME netlink COMMAND netlink_test KERNEL release TIMEOUT 600 LABELS netlink long)
+  add_guest_test(NAME netlink COMMAND netlink_test KERNEL release TIMEOUT 600 LABELS netlink)
   add_guest_test(NAME netlink.debug COMMAND netlink_test KERNEL debug TIMEOUT 1800 LABELS netlink long)
   add_guest_test(NAME netlink.many COMMAND netlink_test --gtest_filter=*HundredThousand KERNEL release
                  TIMEOUT 900 ENV QUIC_SADB_MANY=1 LABELS netlink long)
