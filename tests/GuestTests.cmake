@@ -21,12 +21,9 @@ if(TARGET netlink_test)
                  TIMEOUT 900 ENV QUIC_SADB_MANY=1 LABELS netlink long)
 endif()
 
-# All but the user interface runs with --all only, until every part of it has been seen to pass within
-# the time that a default run may take.
-
 # --- the data path --------------------------------------------------------------------------------
 foreach(shard 0 1)
-  add_guest_test(NAME datapath.${shard} COMMAND datapath_test KERNEL release TIMEOUT 1500 LABELS datapath long
+  add_guest_test(NAME datapath.${shard} COMMAND datapath_test KERNEL release TIMEOUT 1500 LABELS datapath
                  ENV GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=${shard})
 endforeach()
 # Each kind of wire, qdisc, tunnel and event once.
