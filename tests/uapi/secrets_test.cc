@@ -132,6 +132,19 @@ std::vector<unsigned> scan_memory(const std::vector<const Secret *> &secrets) {
     return found;
 }
 
+// Scans until none of @secrets is there any more, or patience ends. Keys are freed after a grace
+// period of RCU, so the first scan may still be too early.
+std::vector<unsigned> scan_until_gone(const std::vector<const Secret *> &secrets) {
+    std::vector<unsigned> found;
+    eventually(
+        [&] {
+            found = scan_memory(secrets);
+            return std::ranges::all_of(found, [](unsigned n) { return n == 0; });
+        },
+        std::chrono::seconds(10));
+    return found;
+}
+
 // Adds an SA whose keys are the secrets, through a buffer that is wiped; no libc copies.
 std::uint32_t add_secret_sa(int fd, Cipher cipher, std::uint64_t cookie, const Secret &key,
                             const Secret &hp, std::uint8_t *page) {
@@ -198,14 +211,7 @@ TEST_F(Secrets, AreFoundWhileInUseAndGoneAfterFree) {
     ASSERT_EQ(del_sa(loopback.sender.get(), 1), 0);
     loopback.sender.reset();
     ASSERT_TRUE(eventually([] { return Statistics::read()["SaCurr"] == 0; }));
-    // Freed after a grace period of RCU, so the first scan may still be too early.
-    std::vector<unsigned> after;
-    eventually(
-        [&] {
-            after = scan_memory(pointers);
-            return std::ranges::all_of(after, [](unsigned n) { return n == 0; });
-        },
-        std::chrono::seconds(10));
+    const std::vector<unsigned> after = scan_until_gone(pointers);
     for (std::size_t i = 0; i < after.size(); ++i)
         EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of "
                                 << name(kAllCiphers[i / 2]) << " is still in memory";
@@ -251,13 +257,7 @@ TEST_F(Secrets, InlineKeysLeaveNothingBehind) {
         ASSERT_EQ(sent, 1000) << name(cipher);
         ASSERT_TRUE(receive(loopback.receiver.get()).has_value());
     }
-    std::vector<unsigned> after;
-    eventually(
-        [&] {
-            after = scan_memory(pointers);
-            return std::ranges::all_of(after, [](unsigned n) { return n == 0; });
-        },
-        std::chrono::seconds(10));
+    const std::vector<unsigned> after = scan_until_gone(pointers);
     for (std::size_t i = 0; i < after.size(); ++i)
         EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of "
                                 << name(kAllCiphers[i / 2]) << " is still in memory";
@@ -303,13 +303,7 @@ TEST_F(Secrets, NetlinkRequestsLeaveNothingBehind) {
     }
     EXPECT_GT(scan_memory(pointers)[0], 0U) << "the scan is blind";
     EXPECT_EQ(netlink.request(UDP_CRYPTO_CMD_SA_FLUSH).error, 0);
-    std::vector<unsigned> after;
-    eventually(
-        [&] {
-            after = scan_memory(pointers);
-            return std::ranges::all_of(after, [](unsigned n) { return n == 0; });
-        },
-        std::chrono::seconds(10));
+    const std::vector<unsigned> after = scan_until_gone(pointers);
     for (std::size_t i = 0; i < after.size(); ++i)
         EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of request "
                                 << i / 2 << " is still in memory";
