@@ -16,7 +16,7 @@ STEP_SOURCES+=' kernel.sh'
 
 KERNEL_PACKAGE=linux-source-6.12
 KERNEL_TARBALL=/usr/src/linux-source-6.12.tar.xz
-KERNEL_KEEP=4
+KERNEL_KEEP=8
 # Raise it with a change to this script that changes what comes out.
 KERNEL_BUILD_REVISION=1
 

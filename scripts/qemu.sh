@@ -9,7 +9,7 @@ STEP_SOURCES+=' qemu.sh'
 
 # shellcheck disable=SC2034 # for those who start QEMU
 QEMU_FIRMWARE=(-L /usr/share/qemu -L /usr/share/seabios)
-QEMU_KEEP=3
+QEMU_KEEP=6
 # Raise it with a change to this script that changes what comes out.
 QEMU_BUILD_REVISION=1
 QEMU_CONFIGURE=(--target-list=x86_64-softmmu --without-default-features --enable-system --enable-tcg
