@@ -15,8 +15,8 @@ add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERN
 
 # --- the netlink family and quic-sadb-ctl ------------------------------------------------------------
 if(TARGET netlink_test)
-  add_guest_test(NAME netlink COMMAND netlink_test KERNEL release TIMEOUT 600 LABELS netlink)
-  add_guest_test(NAME netlink.debug COMMAND netlink_test KERNEL debug TIMEOUT 1800 LABELS netlink long)
+  add_guest_test(NAME netlink COMMAND netlink_test --gtest_filter=-Device.* KERNEL release TIMEOUT 600 LABELS netlink)
+  add_guest_test(NAME netlink.debug COMMAND netlink_test --gtest_filter=-Device.* KERNEL debug TIMEOUT 1800 LABELS netlink long)
   add_guest_test(NAME netlink.many COMMAND netlink_test --gtest_filter=*HundredThousand KERNEL release
                  TIMEOUT 900 ENV QUIC_SADB_MANY=1 LABELS netlink long)
 endif()
@@ -95,6 +95,21 @@ foreach(kernel release debug)
 endforeach()
 add_nic_test(nic.full.debug nic_test KERNEL debug OPTIONS ,sadb-size=4 LABELS long
              ARGS --gtest_filter=Database.* ENV QUIC_TEST_SADB=4)
+# quic-sadb-ctl with the devices, and 100,000 SAs in one of them.
+if(TARGET netlink_test)
+  add_nic_test(nic.tool netlink_test LABELS long ARGS --gtest_filter=Device.*)
+  add_nic_test(nic.tool.debug netlink_test KERNEL debug LABELS long ARGS --gtest_filter=Device.*)
+  add_nic_test(nic.tool.less netlink_test OPTIONS ,sadb-size=0,quic-ciphers=aes-128-gcm
+               ENV QUIC_TEST_ONE_CIPHER=1 LABELS long ARGS --gtest_filter=Device.*)
+  add_nic_test(nic.many netlink_test OPTIONS ,sadb-size=1048576 TIMEOUT 2400 ENV QUIC_TEST_MANY=100000
+               LABELS long ARGS --gtest_filter=Device.HoldsManySas)
+endif()
+# Every way to send, and the packets of the RFC, as `uapi` does in software: the same bytes.
+foreach(form index inline)
+  add_nic_test(nic.uapi.${form} uapi_test TIMEOUT 1500 LABELS long ENV QUIC_TEST_FORM=${form}
+               OPTIONS $<$<STREQUAL:${form},inline>:,sadb-size=0>
+               ARGS --gtest_filter=*SendMatrix*:*KernelVectors*)
+endforeach()
 # The tests of the data path, with keys in the device's database and with keys in each descriptor.
 add_nic_test(nic.datapath.index datapath_test TIMEOUT 1500 LABELS long)
 add_nic_test(nic.datapath.inline datapath_test OPTIONS ,sadb-size=0 TIMEOUT 1500 LABELS long)
