@@ -15,8 +15,15 @@ add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERN
 
 # --- the netlink family and quic-sadb-ctl ------------------------------------------------------------
 if(TARGET netlink_test)
-  add_guest_test(NAME netlink COMMAND netlink_test --gtest_filter=-Device.* KERNEL release TIMEOUT 600 LABELS netlink)
-  add_guest_test(NAME netlink.debug COMMAND netlink_test --gtest_filter=-Device.* KERNEL debug TIMEOUT 1800 LABELS netlink long)
+  add_guest_test(NAME netlink COMMAND netlink_test --gtest_filter=-Device.* KERNEL release TIMEOUT 600
+                 LABELS netlink)
+  add_guest_test(NAME netlink.manual NIC connectx COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/netlink/manual
+                 ${CMAKE_SOURCE_DIR}/tools/quic-sadb-ctl/quic-sadb-ctl.8 $<TARGET_FILE:quic-sadb-ctl> LABELS netlink)
+  # A kernel without the family says so by the tool's status.
+  add_guest_test(NAME netlink.absent KERNEL stock LABELS netlink COMMAND bash -c
+                 "quic-sadb-ctl sa show && exit 1 || (($? == 4))")
+  add_guest_test(NAME netlink.debug COMMAND netlink_test --gtest_filter=-Device.* KERNEL debug TIMEOUT 1800
+                 LABELS netlink long)
   add_guest_test(NAME netlink.many COMMAND netlink_test --gtest_filter=*HundredThousand KERNEL release
                  TIMEOUT 900 ENV QUIC_SADB_MANY=1 LABELS netlink long)
 endif()
