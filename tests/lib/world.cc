@@ -108,7 +108,8 @@ World::World(Wire wire) : wire_(wire) {
         take_connectx();
         for (const auto &[ns, device] : {std::pair{&a, "va"}, std::pair{&b, "vb"}})
             ns->command(std::string("ethtool -K ") + device +
-                        " udp-crypto-hw-tx-offload on tx-udp-segmentation on; ip link set " +
+                        " udp-crypto-hw-tx-offload on tx on sg on gso on tx-udp-segmentation on "
+                        ">/dev/null; ip link set " +
                         device + " mtu 1500 up");
         a.command(addresses_a);
         b.command(addresses_b);

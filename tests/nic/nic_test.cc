@@ -610,7 +610,7 @@ TEST(Sa, DeletedWithPacketsInTheRing) {
     world.expect_clean();
 }
 
-TEST(Sa, OfAClosedSocketAKilledProcessAndADeletedNamespaceLeaveTheDevice) {
+TEST(Sa, OfAClosedSocketAndAKilledProcessLeaveTheDevice) {
     World world(Wire::kConnectx);
     const auto installed = [&] { return counter(world, "quic_sa_installed"); };
     {
@@ -634,6 +634,43 @@ TEST(Sa, OfAClosedSocketAKilledProcessAndADeletedNamespaceLeaveTheDevice) {
     ::kill(child, SIGKILL);
     EXPECT_EQ(::waitpid(child, nullptr, 0), child);
     EXPECT_TRUE(eventually([&] { return installed() == 0; }));
+    world.expect_clean();
+}
+
+// A process is killed while it sends; with it goes the namespace that the device is in, and the
+// device falls back to the first one, without the SA.
+TEST(Sa, OfADeletedNamespaceLeavesTheDevice) {
+    World world(Wire::kConnectx);
+    pid_t child = -1;
+    {
+        const NetNamespace other;
+        world.a.command("ip link set va netns " + other.path());
+        other.command("ip addr add 10.1.1.1/24 dev va; ip link set va up");
+        EXPECT_TRUE(eventually([&] { return has_carrier(other, "va"); }));
+        child = ::fork();
+        if (child == 0) {
+            Flow flow(other, world.b, Address::v4("10.1.1.2", 0));
+            for (;;)
+                flow.send_form({.packets = 5});
+        }
+        const InNamespace inside(other);
+        EXPECT_TRUE(eventually([] { return ethtool_statistics("va")["quic_sa_installed"] == 1; }));
+        command("tc qdisc add dev va root netem delay 100ms limit 1000");
+    }
+    ::kill(child, SIGKILL);
+    EXPECT_EQ(::waitpid(child, nullptr, 0), child);
+    EXPECT_TRUE(eventually([&] {
+        return in_first_namespace("ip link set va netns " + world.a.path()).status == 0;
+    }));
+    EXPECT_TRUE(eventually([&] { return counter(world, "quic_sa_installed") == 0; }));
+    world.a.command("ip addr add 10.1.1.1/24 dev va; ip link set va up");
+    EXPECT_TRUE(eventually([&] { return has_carrier(world.a, "va"); }));
+    world.listen();
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    settle(flow);
+    flow.send_all_forms(1);
+    flow.expect_all_arrive();
+    EXPECT_EQ(counter(world, "quic_dev_wqe_errors"), 0U);
     world.expect_clean();
 }
 
@@ -714,6 +751,38 @@ TEST(Database, FullAndFreeAgain) {
     EXPECT_EQ(in_state(UDP_CRYPTO_SA_INLINE), 1U);
     for (const auto &[cookie, sa] : sas)
         send_one(sa);
+    world.expect_clean();
+}
+
+// The same while all of them send: those without room bring their keys until others have gone.
+TEST(Database, FullAndFreeAgainUnderTraffic) {
+    const unsigned room = device_limit("QUIC_TEST_SADB", 0);
+    if (room == 0)
+        return; // in a guest of its own
+    World world(Wire::kConnectx);
+    std::vector<std::unique_ptr<Flow>> flows;
+    std::vector<std::unique_ptr<Traffic>> traffic;
+    for (unsigned i = 0; i < room + 2; ++i)
+        flows.push_back(std::make_unique<Flow>(world.a, world.b, Address::v4("10.1.1.2", 0),
+                                               kAllCiphers[i % 4]));
+    for (const auto &flow : flows)
+        traffic.push_back(std::make_unique<Traffic>(*flow, std::chrono::milliseconds(10)));
+    const auto installed = [&] { return counter(world, "quic_sa_installed"); };
+    EXPECT_TRUE(
+        eventually([&] { return installed() == room && counter(world, "quic_sa_full") >= 2; }));
+    while (!flows.empty()) {
+        traffic.back()->go_on();
+        traffic.back()->stop();
+        traffic.pop_back();
+        flows.back()->expect_all_arrive();
+        flows.back()->close_sender();
+        flows.pop_back();
+        const std::uint64_t left = std::min<std::uint64_t>(room, flows.size());
+        EXPECT_TRUE(eventually([&] { return installed() == left; })) << installed();
+    }
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    EXPECT_EQ(counter(world, "quic_sa_failed"), 0U);
+    EXPECT_EQ(counter(world, "quic_dev_drop_stale_sa"), 0U);
     world.expect_clean();
 }
 
