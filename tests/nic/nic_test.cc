@@ -803,6 +803,49 @@ TEST(Capabilities, SoftwareDoesTheCiphersThatTheDeviceLacks) {
     }
 }
 
+bool device_is_without(const char *what) {
+    const char *text = std::getenv("QUIC_TEST_WITHOUT");
+    return text != nullptr && std::string(text) == what;
+}
+
+// With quic-inline=off: software until the device has the SA, and for keys that come with a send.
+TEST(Capabilities, WithoutKeysInDescriptors) {
+    if (!device_is_without("inline"))
+        return; // in a guest of its own
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    ASSERT_GT(flow.send_form({}), 0);
+    EXPECT_EQ(world.count_a("TxSoftware"), 1U);
+    settle(flow);
+    const std::uint64_t software = world.count_a("TxSoftware");
+    const std::uint64_t sent = flow.sent();
+    flow.send_all_forms(2);
+    flow.expect_all_arrive();
+    constexpr std::uint64_t kInline = 2 * (1 + 3); // of two rounds of all forms
+    EXPECT_EQ(world.count_a("TxSoftware") - software, kInline);
+    EXPECT_GE(counter(world, "quic_dev_tx_index_packets"), flow.sent() - sent - kInline);
+    EXPECT_EQ(counter(world, "quic_dev_tx_inline_packets"), 0U);
+    EXPECT_EQ(counter(world, "tx_quic_dropped"), 0U);
+    world.expect_clean();
+}
+
+// With quic-lso=off: the stack cuts batches, each packet still is the device's.
+TEST(Capabilities, WithoutBatches) {
+    if (!device_is_without("lso"))
+        return; // in a guest of its own
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v6("fd01::2", 0));
+    settle(flow);
+    flow.send_all_forms(2);
+    flow.expect_all_arrive();
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    EXPECT_EQ(counter(world, "quic_dev_tx_index_packets") +
+                  counter(world, "quic_dev_tx_inline_packets"),
+              flow.sent());
+    EXPECT_EQ(counter(world, "quic_dev_wqe_errors"), 0U);
+    world.expect_clean();
+}
+
 // --- on top of the device ----------------------------------------------------------------------
 
 TEST(OnTop, VlanPassesTheOffloadThrough) {
