@@ -51,7 +51,7 @@ struct udp_crypto_ext {
  * struct udp_crypto_dev_caps - what a device can do, for administrators
  * @ciphers: 1 << enum udp_quic_cipher for each that it knows
  * @forms: enum udp_crypto_dev_form
- * @sa_max: SAs that its database has room for; 0: it has no limit of its own
+ * @sa_max: SAs that its database has room for; 0: it has none, or no limit
  * @sa_count: SAs that are there
  */
 struct udp_crypto_dev_caps {
@@ -254,6 +254,8 @@ bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
 		     struct udp_sa *sa);
 void udp_crypto_release(struct udp_crypto_holder *holder);
 bool udp_crypto_lower_ready(struct net_device *lower, struct udp_sa *sa);
+void udp_crypto_lower_caps(struct net_device *lower,
+			   struct udp_crypto_dev_caps *caps);
 
 #else /* !CONFIG_UDP_CRYPTO */
 
