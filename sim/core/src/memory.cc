@@ -163,13 +163,19 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         const ConstBytes list = IFC_AT(create_mkey_in, cmd.in, klm_pas_mtt);
         if (given * 16 > list.size())
             return bad_input_length(0x215);
+        if (octwords * 2 * sizeof(mtt[0]) > MemoryBudget::kLimit - core.budget.used())
+            return no_resources(0x219);
         mtt.resize(octwords * 2);
         for (std::size_t i = 0; i < given * 2; ++i)
             mtt[i] = load_be<std::uint64_t>(list.data() + i * 8) & kMttAddress;
     }
+    if (!core.budget.take(mtt.size() * sizeof(mtt[0])))
+        return no_resources(0x219);
     Mkey *mkey = core.mkeys.create();
-    if (mkey == nullptr)
+    if (mkey == nullptr) {
+        core.budget.give(mtt.size() * sizeof(mtt[0]));
         return no_resources(0x216);
+    }
     mkey->key = IFC_GET(mkc, mkc, mkey_7_0);
     mkey->pd = pd->id;
     mkey->access_mode = mode;
@@ -195,6 +201,7 @@ CommandStatus destroy_mkey(Core &core, const Command &cmd) {
         return bad_index(0x217);
     if (Pd *pd = core.pds.find(mkey->pd))
         --pd->refs;
+    core.budget.give(mkey->mtt.size() * sizeof(mkey->mtt[0]));
     core.mkeys.erase(mkey->id);
     core.pages.object_destroyed();
     return kOk;

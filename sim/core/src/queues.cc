@@ -7,6 +7,8 @@ namespace connectx {
 
 namespace {
 
+std::size_t cost(const PageList &list) { return list.pages.size() * sizeof(list.pages[0]); }
+
 /// Takes the page addresses of a ring of `bytes` out of a command.
 CommandStatus take_pages(ConstBytes pas, std::uint64_t bytes, unsigned page_shift, PageList &list) {
     if (page_shift > 31)
@@ -43,9 +45,13 @@ CommandStatus create_eq(Core &core, const Command &cmd) {
                              IFC_GET(eqc, eqc, log_page_size) + MLX5_ADAPTER_PAGE_SHIFT, buf);
         !st.ok())
         return st;
+    if (!core.budget.take(cost(buf)))
+        return no_resources(0x303);
     Eq *eq = core.eqs.create();
-    if (eq == nullptr)
+    if (eq == nullptr) {
+        core.budget.give(cost(buf));
         return no_resources(0x313);
+    }
     eq->vector = vector;
     eq->log_size = log_size;
     eq->buf = std::move(buf);
@@ -67,6 +73,7 @@ CommandStatus destroy_eq(Core &core, const Command &cmd) {
         return busy(0x315);
     if (Uar *uar = core.uars.find(eq->uar))
         --uar->refs;
+    core.budget.give(cost(eq->buf));
     core.eqs.erase(eq->id);
     core.pages.object_destroyed();
     return kOk;
@@ -118,9 +125,13 @@ CommandStatus create_cq(Core &core, const Command &cmd) {
                              IFC_GET(cqc, cqc, log_page_size) + MLX5_ADAPTER_PAGE_SHIFT, buf);
         !st.ok())
         return st;
+    if (!core.budget.take(cost(buf)))
+        return no_resources(0x303);
     Cq *cq = core.cqs.create();
-    if (cq == nullptr)
+    if (cq == nullptr) {
+        core.budget.give(cost(buf));
         return no_resources(0x325);
+    }
     cq->eqn = eq->id;
     cq->uar = uar->id;
     cq->log_size = log_size;
@@ -149,6 +160,7 @@ CommandStatus destroy_cq(Core &core, const Command &cmd) {
         --eq->refs;
     if (Uar *uar = core.uars.find(cq->uar))
         --uar->refs;
+    core.budget.give(cost(cq->buf));
     core.cqs.erase(cq->id);
     core.pages.object_destroyed();
     return kOk;
@@ -257,9 +269,13 @@ CommandStatus create_sq(Core &core, const Command &cmd) {
     Uar *uar = core.uars.find(wq.uar);
     if (cq == nullptr || (has_tis && tis == nullptr) || pd == nullptr || uar == nullptr)
         return bad_resource(0x343);
+    if (!core.budget.take(cost(wq.buf)))
+        return no_resources(0x303);
     Sq *sq = core.sqs.create();
-    if (sq == nullptr)
+    if (sq == nullptr) {
+        core.budget.give(cost(wq.buf));
         return no_resources(0x344);
+    }
     sq->wq = std::move(wq);
     sq->cqn = cq->id;
     sq->tis = tis != nullptr ? tis->id : 0;
@@ -292,6 +308,7 @@ CommandStatus destroy_sq(Core &core, const Command &cmd) {
         --uar->refs;
     if (Tis *tis = core.tises.find(sq->tis))
         --tis->refs;
+    core.budget.give(cost(sq->wq.buf));
     core.sqs.erase(sq->id);
     core.pages.object_destroyed();
     return kOk;
@@ -374,9 +391,13 @@ CommandStatus create_rq(Core &core, const Command &cmd) {
     Pd *pd = core.pds.find(wq.pd);
     if (cq == nullptr || (pd == nullptr && wq.pd != 0))
         return bad_resource(0x354);
+    if (!core.budget.take(cost(wq.buf)))
+        return no_resources(0x303);
     Rq *rq = core.rqs.create();
-    if (rq == nullptr)
+    if (rq == nullptr) {
+        core.budget.give(cost(wq.buf));
         return no_resources(0x355);
+    }
     rq->wq = std::move(wq);
     rq->cqn = cq->id;
     rq->counter_set = counter != nullptr ? counter->id : 0;
@@ -407,6 +428,7 @@ CommandStatus destroy_rq(Core &core, const Command &cmd) {
         --pd->refs;
     if (QCounter *counter = core.q_counters.find(rq->counter_set))
         --counter->refs;
+    core.budget.give(cost(rq->wq.buf));
     core.rqs.erase(rq->id);
     core.pages.object_destroyed();
     return kOk;

@@ -26,6 +26,7 @@ struct msghdr;
 struct net;
 struct net_device;
 struct sock;
+struct udp_crypto_guard;
 struct udp_crypto_sw;
 struct udp_sa;
 
@@ -116,6 +117,7 @@ struct udp_crypto_tx {
 	u16		pn_offset;
 	u16		flags;
 	bool		requested;
+	bool		inline_shared;	/* a packet took a reference */
 };
 
 static inline void udp_crypto_tx_init(struct udp_crypto_tx *tx)
@@ -201,6 +203,7 @@ struct udp_sa_key {
  *	netlink always has
  * @flags: UDP_CRYPTO_SA_F_*
  * @packet_limit: or 0
+ * @guard: with UDP_CRYPTO_SA_F_GUARD_PN, else NULL
  * @packets: taken; for the limit and for user space
  * @bytes: taken
  * @packets_sw: of @packets, protected by the kernel
@@ -230,6 +233,7 @@ struct udp_sa {
 	kuid_t			uid;
 	u32			flags;
 	u64			packet_limit;
+	struct udp_crypto_guard	*guard;
 	atomic64_t		packets;
 	atomic64_t		bytes;
 	atomic64_t		packets_sw;
