@@ -203,8 +203,14 @@ KernelView read_kernel_view() {
     const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return view;
-    for (OffloadDevice &device : view.devices)
+    for (OffloadDevice &device : view.devices) {
         device.counters = ethtool_counters(fd, device.name);
+        // Drivers that do not tell the family may have a counter.
+        if (device.sa_count == 0)
+            if (const auto found = device.counters.find("quic_sa_installed");
+                found != device.counters.end())
+                device.sa_count = static_cast<std::uint32_t>(found->second);
+    }
     close(fd);
     return view;
 }

@@ -86,7 +86,7 @@ printf '%s\n' "$(jq -r .browser "$work/report.json")"
     check 'the NIC was seen at work, by SA index' '.page.peaks[0] > 0 and .page.counters.devices[0].counters.tx_quic_index_packets > 10000'
     check 'and nobody else' '.page.counters.kernel.TxSoftware == 0 and .page.counters.server.connections.user == 0'
     check 'SADB occupancy is shown' \
-        '.page.counters.devices[0] | .enabled and .sa_count > 0 and .sa_max > 0 and .sa_count <= .sa_max'
+        '.page.counters.devices[0] | .enabled and .sa_count > 0 and (.sa_max == 0 or .sa_count <= .sa_max)'
     check 'as the page says' '.page.sadb[0][1] == (.page.counters.devices[0].sa_count | tostring)'
     check 'the server is content' '$server[0] | .connections.failed == 0 and .send.errors == {}'
 }
