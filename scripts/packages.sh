@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Installs the Debian packages of scripts/packages.txt that are missing. Part of parts.sh.
+# Installs the Debian packages of scripts/packages.txt, or of another list, that are missing. Part of
+# parts.sh.
 
 STEP_SOURCES+=' packages.sh'
 
-# Prints the packages that are missing, one a line. "a|b" is met by either; a is installed.
+# packages_missing LIST prints the packages that are missing, one a line. "a|b" is met by either; a is
+# installed.
 packages_missing() {
     local line name installed
     installed=$(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' | awk '$1 == "ii"{print $2}')
@@ -17,7 +19,7 @@ packages_missing() {
             ! grep -qxF "$name" <<<"$installed" || continue 2
         done
         printf '%s\n' "${line%%|*}"
-    done <"$ROOT/scripts/packages.txt"
+    done <"$1"
 }
 
 packages_install() {
@@ -33,9 +35,10 @@ packages_progress() {
     printf '%s packages unpacked' "$(grep -c '^Unpacking ' "$1")"
 }
 
+# packages_ensure [LIST]: LIST is packages.txt if not given.
 packages_ensure() {
     local missing=()
-    mapfile -t missing < <(packages_missing)
+    mapfile -t missing < <(packages_missing "${1:-$ROOT/scripts/packages.txt}")
     ((${#missing[@]})) || return 0
     say "[packages] installing: ${missing[*]}"
     if ((EUID != 0)); then

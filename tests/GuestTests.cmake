@@ -19,6 +19,7 @@ if(TARGET netlink_test)
   add_guest_test(NAME netlink.debug COMMAND netlink_test KERNEL debug TIMEOUT 1800 LABELS netlink long)
   add_guest_test(NAME netlink.many COMMAND netlink_test --gtest_filter=*HundredThousand KERNEL release
                  TIMEOUT 900 ENV QUIC_SADB_MANY=1 LABELS netlink long)
+  add_guest_test(NAME observe COMMAND observe_test KERNEL release TIMEOUT 300 LABELS netlink)
 endif()
 
 # --- the data path --------------------------------------------------------------------------------
