@@ -119,10 +119,6 @@ void udp_crypto_nl_notify(struct udp_crypto_net *un, struct udp_sa *sa,
 /* send.c */
 bool udp_sa_permits(const struct udp_sa *sa, const struct sock *sk);
 
-/* validate.c */
-bool udp_crypto_dev_takes(struct net_device *dev, const struct sk_buff *skb,
-			  const struct udp_sa *sa);
-
 /* device.c */
 void udp_crypto_sa_deleted(struct udp_sa *sa);
 u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex);
