@@ -85,6 +85,10 @@ foreach(case udpgso udpgso_bench cmsg_so_mark cmsg_time cmsg_ipv6 msg_zerocopy t
   set_tests_properties(selftests.${case} PROPERTIES LABELS "guest;release;vanilla;selftests;long" TIMEOUT 700)
 endforeach()
 
+# What the series brings to tools/testing/selftests, on a simulated device.
+add_test(NAME selftests.udp_crypto COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/selftests/udp_crypto)
+set_tests_properties(selftests.udp_crypto PROPERTIES LABELS "guest;release;selftests" TIMEOUT 700)
+
 # --- the tests themselves -------------------------------------------------------------------------
 add_test(NAME mutations COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mutations/run)
 set_tests_properties(mutations PROPERTIES LABELS "guest;mutations;long" TIMEOUT 14400)

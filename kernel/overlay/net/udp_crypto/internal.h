@@ -141,10 +141,6 @@ int udp_crypto_guard_take(struct udp_crypto_guard *guard, u64 pn,
 void udp_crypto_guard_untake(struct udp_crypto_guard *guard, u64 pn,
 			     unsigned int n);
 
-/* validate.c */
-bool udp_crypto_dev_takes(struct net_device *dev, const struct sk_buff *skb,
-			  const struct udp_sa *sa);
-
 /* device.c */
 void udp_crypto_sa_deleted(struct udp_sa *sa);
 u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex);
