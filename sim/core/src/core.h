@@ -691,6 +691,23 @@ class Core {
     std::map<std::uint64_t, std::uint32_t> half_doorbells_;
 };
 
+/// The command that destroys an object: it must be there, and nothing may point to it. `release`
+/// undoes what the object itself points to.
+template <typename T, typename Release>
+CommandStatus destroy_object(Core &core, ObjectTable<T> &objects, std::uint32_t id,
+                             std::uint32_t not_there, std::uint32_t in_use, Release release) {
+    T *object = objects.find(id);
+    if (object == nullptr)
+        return bad_index(not_there);
+    if (object->refs != 0)
+        return busy(in_use);
+    release(*object);
+    objects.erase(id);
+    if constexpr (T::kHasContext)
+        core.pages.object_destroyed();
+    return kOk;
+}
+
 inline constexpr unsigned kUarShift = 12;
 inline constexpr unsigned kEqDoorbellArm = 0x40;
 inline constexpr unsigned kEqDoorbell = 0x48;
