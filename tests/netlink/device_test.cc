@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// quic-sadb-ctl and a device that has a database of its own. Runs where tests/nic/guest has made two
-// ConnectX devices.
+// quic-sadb-ctl and a device that has a database of its own. Runs where tests/nic/guest has made
+// two ConnectX devices.
 #include <cstdlib>
 #include <vector>
 
@@ -122,8 +122,8 @@ TEST_F(Device, ShowTellsWhatItCannot) {
     EXPECT_EQ(shown[0].at("sa_max"), 0);
 }
 
-// An administrator's SA, used by a program of the user it names: in the device, and without a key in
-// that program.
+// An administrator's SA, used by a program of the user it names: in the device, and without a key
+// in that program.
 TEST_F(Device, ProtectsWhatAnUnprivilegedUserSends) {
     for (const Cipher cipher : kAllCiphers) {
         SCOPED_TRACE(name(cipher));
@@ -151,8 +151,8 @@ TEST_F(Device, ProtectsWhatAnUnprivilegedUserSends) {
                                              : 1;
                               }),
                       0);
-            EXPECT_EQ(receive(receiver_.get()), protect(keys, make_packet(kShape, pn, 1184),
-                                                        kShape.pn_offset(), pn));
+            EXPECT_EQ(receive(receiver_.get()),
+                      protect(keys, make_packet(kShape, pn, 1184), kShape.pn_offset(), pn));
             return state() == expected;
         })) << state();
         if (by_index) {
@@ -164,8 +164,8 @@ TEST_F(Device, ProtectsWhatAnUnprivilegedUserSends) {
     }
 }
 
-// With sadb-size=1048576, and with --all: as many SAs as QUIC_TEST_MANY says, from a file, all in the
-// device; each protects a packet there with its own keys.
+// With sadb-size=1048576, and with --all: as many SAs as QUIC_TEST_MANY says, from a file, all in
+// the device; each protects a packet there with its own keys.
 TEST_F(Device, HoldsManySas) {
     const std::size_t many = std::strtoul(variable("QUIC_TEST_MANY").c_str(), nullptr, 10);
     if (many == 0)

@@ -518,8 +518,8 @@ TEST(Faults, AnSaThatIsConfirmedLate) {
     world.expect_clean();
 }
 
-// The device refuses an SA, or does not answer: its packets bring the keys, and the next that leaves
-// the database makes it try again.
+// The device refuses an SA, or does not answer: its packets bring the keys, and the next that
+// leaves the database makes it try again.
 TEST(Faults, AnSaThatTheDeviceDoesNotTake) {
     const Disarm disarm;
     World world(Wire::kConnectx);
@@ -532,7 +532,8 @@ TEST(Faults, AnSaThatTheDeviceDoesNotTake) {
         SCOPED_TRACE(fault);
         OtherSas first(flow, 10, 1);
         first.send_each();
-        EXPECT_TRUE(eventually([&] { return state_of(flow.sender(), 10) == UDP_CRYPTO_SA_DEVICE; }));
+        EXPECT_TRUE(
+            eventually([&] { return state_of(flow.sender(), 10) == UDP_CRYPTO_SA_DEVICE; }));
         inject(fault);
         OtherSas second(flow, 20, 1);
         second.send_each();
@@ -542,7 +543,8 @@ TEST(Faults, AnSaThatTheDeviceDoesNotTake) {
         second.send_each();
         EXPECT_EQ(state_of(flow.sender(), 20), std::uint32_t{UDP_CRYPTO_SA_INLINE});
         EXPECT_EQ(del_sa(flow.sender(), 10), 0);
-        EXPECT_TRUE(eventually([&] { return state_of(flow.sender(), 20) == UDP_CRYPTO_SA_DEVICE; }));
+        EXPECT_TRUE(
+            eventually([&] { return state_of(flow.sender(), 20) == UDP_CRYPTO_SA_DEVICE; }));
         second.send_each();
         EXPECT_EQ(del_sa(flow.sender(), 20), 0);
         EXPECT_TRUE(eventually([&] { return counter(world, "quic_sa_installed") == 0; }));
@@ -565,8 +567,8 @@ TEST(Health, TheTransmitReporterTellsOfTheOffload) {
     EXPECT_EQ(health.status, 0) << health.output;
     for (const char *expected : {"QUIC:", "SA database size: 65536", "SAs installed: 1",
                                  "SAs installed: 0", "database full: 0", "commands failed: 0"})
-        EXPECT_NE(health.output.find(expected), std::string::npos)
-            << expected << "\n" << health.output;
+        EXPECT_NE(health.output.find(expected), std::string::npos) << expected << "\n"
+                                                                   << health.output;
     EXPECT_EQ(health.output.find("NO DUMP"), std::string::npos) << health.output;
     // No key of the SA is in what is told.
     EXPECT_EQ(health.output.find(to_hex(flow.keys().key)), std::string::npos);
@@ -659,9 +661,8 @@ TEST(Sa, OfADeletedNamespaceLeavesTheDevice) {
     }
     ::kill(child, SIGKILL);
     EXPECT_EQ(::waitpid(child, nullptr, 0), child);
-    EXPECT_TRUE(eventually([&] {
-        return in_first_namespace("ip link set va netns " + world.a.path()).status == 0;
-    }));
+    EXPECT_TRUE(eventually(
+        [&] { return in_first_namespace("ip link set va netns " + world.a.path()).status == 0; }));
     EXPECT_TRUE(eventually([&] { return counter(world, "quic_sa_installed") == 0; }));
     world.a.command("ip addr add 10.1.1.1/24 dev va; ip link set va up");
     EXPECT_TRUE(eventually([&] { return has_carrier(world.a, "va"); }));

@@ -44,8 +44,7 @@ class Hosts : public testing::Environment {
 };
 
 // GoogleTest deletes it.
-Hosts *const hosts =
-    static_cast<Hosts *>(testing::AddGlobalTestEnvironment(new Hosts));
+Hosts *const hosts = static_cast<Hosts *>(testing::AddGlobalTestEnvironment(new Hosts));
 
 Address far_address(Family family, std::uint16_t port) {
     switch (family) {
