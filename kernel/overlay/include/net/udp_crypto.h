@@ -52,7 +52,7 @@ struct udp_crypto_ext {
  * struct udp_crypto_dev_caps - what a device can do, for administrators
  * @ciphers: 1 << enum udp_quic_cipher for each that it knows
  * @forms: enum udp_crypto_dev_form
- * @sa_max: SAs that its database has room for; 0: it has no limit of its own
+ * @sa_max: SAs that its database has room for; 0: it has none, or no limit
  * @sa_count: SAs that are there
  */
 struct udp_crypto_dev_caps {
@@ -277,6 +277,8 @@ void udp_crypto_sa_moved(struct udp_crypto_holder *holder, u32 path);
 void udp_crypto_drop(struct net *net, struct sk_buff *skb,
 		     enum skb_drop_reason reason);
 bool udp_crypto_lower_ready(struct net_device *lower, struct udp_sa *sa);
+void udp_crypto_lower_caps(struct net_device *lower,
+			   struct udp_crypto_dev_caps *caps);
 
 #else /* !CONFIG_UDP_CRYPTO */
 
