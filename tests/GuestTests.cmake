@@ -26,6 +26,7 @@ if(TARGET netlink_test)
                  LABELS netlink long)
   add_guest_test(NAME netlink.many COMMAND netlink_test --gtest_filter=*HundredThousand KERNEL release
                  TIMEOUT 900 ENV QUIC_SADB_MANY=1 LABELS netlink long)
+  add_guest_test(NAME observe COMMAND observe_test KERNEL release TIMEOUT 300 LABELS netlink)
 endif()
 
 # --- the data path --------------------------------------------------------------------------------
@@ -141,6 +142,10 @@ foreach(case udpgso udpgso_bench cmsg_so_mark cmsg_time cmsg_ipv6 msg_zerocopy t
   add_test(NAME selftests.${case} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/selftests/compare ${case})
   set_tests_properties(selftests.${case} PROPERTIES LABELS "guest;release;vanilla;selftests;long" TIMEOUT 700)
 endforeach()
+
+# What the series brings to tools/testing/selftests, on a simulated device.
+add_test(NAME selftests.udp_crypto COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/selftests/udp_crypto)
+set_tests_properties(selftests.udp_crypto PROPERTIES LABELS "guest;release;selftests" TIMEOUT 700)
 
 # --- the tests themselves -------------------------------------------------------------------------
 add_test(NAME mutations COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/mutations/run)

@@ -45,6 +45,7 @@ struct Sa {
     std::uint64_t bytes = 0;
     std::uint64_t packets_software = 0;
     std::uint64_t packets_dropped = 0;
+    std::uint64_t inode = 0; // of the socket that made it; 0: none
 };
 
 struct Statistic {

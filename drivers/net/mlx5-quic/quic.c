@@ -309,6 +309,8 @@ static void mlx5e_quic_uninstall(struct mlx5e_quic *quic,
 			continue;
 		/* packets bring their keys from now on */
 		WRITE_ONCE(sa->state, MLX5E_QUIC_SA_NEW);
+		udp_crypto_sa_moved(&sa->holder,
+				    mlx5e_quic_sa_state(&sa->holder));
 		mlx5e_quic_destroy(quic, batch, &batch->cmd[i]);
 		quic->stats.installed--;
 		quic->stats.destroyed++;
@@ -381,6 +383,8 @@ static bool mlx5e_quic_install(struct mlx5e_quic *quic,
 					  MLX5E_QUIC_SA_INSTALLED);
 			quic->stats.installed++;
 			quic->stats.created++;
+			udp_crypto_sa_moved(&cmd->sa->holder,
+					    UDP_CRYPTO_SA_DEVICE);
 			mlx5e_quic_give_back(quic, cmd->sa, &quic->installed);
 			continue;
 		}

@@ -252,6 +252,7 @@ class PageSupply {
 
     static constexpr unsigned kBootPages = 64;
     static constexpr unsigned kInitPages = 1024;
+    static constexpr std::size_t kMaxPages = 1U << 20;
 
     CommandStatus query(const Command &cmd);
     CommandStatus manage(const Command &cmd);
@@ -328,6 +329,28 @@ class CompletionQueues {
 
 // ---------------------------------------------------------------------------------------------
 // Memory protection
+
+/// What the model keeps for a guest in lists whose length the guest chooses (translations of memory
+/// keys, pages of rings, flow table entries), in bytes. The guest lends firmware pages for its
+/// contexts, but that does not bound what the host spends: this does.
+class MemoryBudget {
+  public:
+    static constexpr std::size_t kLimit = 256U << 20;
+
+    /// False, and nothing taken, when there is not so much left.
+    [[nodiscard]] bool take(std::size_t bytes) {
+        if (bytes > kLimit - used_)
+            return false;
+        used_ += bytes;
+        return true;
+    }
+    void give(std::size_t bytes) { used_ -= bytes; }
+    void reset() { used_ = 0; }
+    [[nodiscard]] std::size_t used() const { return used_; }
+
+  private:
+    std::size_t used_ = 0;
+};
 
 class Memory {
   public:
@@ -420,6 +443,7 @@ class TxEngine {
 
     Core &core_;
     std::deque<std::uint32_t> ready_;
+    unsigned frames_ = 0; ///< sent in this run
     std::vector<std::uint8_t> payload_;
     std::vector<std::uint8_t> frame_;
     unsigned vendor_syndrome_ = 0; ///< of the WQE in execution
@@ -613,6 +637,8 @@ class Core {
 
     bool dma_read(GuestAddr addr, Bytes dst);
     bool dma_write(GuestAddr addr, ConstBytes src);
+    void msix_raise(unsigned vector);
+    void wire_tx(ConstBytes frame);
     [[gnu::format(printf, 3, 4)]] void log(LogLevel level, const char *fmt, ...);
     void trace(const std::string &text) { host.log(LogLevel::kTrace, text); }
 
@@ -644,6 +670,7 @@ class Core {
     VendorSpecificCapability vsc;
     CommandInterface commands;
     PageSupply pages;
+    MemoryBudget budget;
     EventQueues events;
     CompletionQueues completions;
     Memory memory;
@@ -658,9 +685,28 @@ class Core {
   private:
     void uar_write(std::uint32_t uar, unsigned offset, ConstBytes data);
     bool running_ = false;
+    /// Calls of the host under way that a guest can point at this device's own registers.
+    unsigned outside_ = 0;
     /// The upper half of a 64-bit doorbell that arrived as two 32-bit writes, by BAR offset.
     std::map<std::uint64_t, std::uint32_t> half_doorbells_;
 };
+
+/// The command that destroys an object: it must be there, and nothing may point to it. `release`
+/// undoes what the object itself points to.
+template <typename T, typename Release>
+CommandStatus destroy_object(Core &core, ObjectTable<T> &objects, std::uint32_t id,
+                             std::uint32_t not_there, std::uint32_t in_use, Release release) {
+    T *object = objects.find(id);
+    if (object == nullptr)
+        return bad_index(not_there);
+    if (object->refs != 0)
+        return busy(in_use);
+    release(*object);
+    objects.erase(id);
+    if constexpr (T::kHasContext)
+        core.pages.object_destroyed();
+    return kOk;
+}
 
 inline constexpr unsigned kUarShift = 12;
 inline constexpr unsigned kEqDoorbellArm = 0x40;

@@ -7,6 +7,7 @@
 #include <linux/spinlock.h>
 
 #include "internal.h"
+#include <trace/events/udp_crypto.h>
 
 /* All lists of holders: changed when an SA meets a device for the first time
  * and when it goes, never per packet.
@@ -97,6 +98,48 @@ u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex)
 	spin_unlock_bh(&udp_crypto_holders_lock);
 	return best;
 }
+
+static void udp_crypto_sa_path(struct net *net, struct udp_sa *sa, u32 path,
+			       int ifindex)
+{
+	/* two senders may both see it; told twice is better than not at all */
+	if (READ_ONCE(sa->path) == path)
+		return;
+	WRITE_ONCE(sa->path, path);
+	trace_udp_crypto_sa_path(net, sa, path, ifindex);
+}
+
+void __udp_crypto_sa_took(struct net *net, struct udp_sa *sa,
+			  const struct net_device *dev)
+{
+	u32 path = UDP_CRYPTO_SA_SOFTWARE;
+	u32 ifindex;
+
+	if (!dev) {
+		udp_crypto_sa_path(net, sa, path, 0);
+		return;
+	}
+	path = udp_crypto_sa_where(sa, &ifindex);
+	/* one that keeps no SAs gets the keys with each packet */
+	if (path == UDP_CRYPTO_SA_SOFTWARE)
+		path = UDP_CRYPTO_SA_INLINE;
+	udp_crypto_sa_path(net, sa, path, dev->ifindex);
+}
+
+/**
+ * udp_crypto_sa_moved() - an SA has got into a device's database, or out of it
+ * @holder: the device's
+ * @path: UDP_CRYPTO_SA_DEVICE, or what packets take from now on
+ *
+ * For those who trace. Any context but hard interrupt.
+ */
+void udp_crypto_sa_moved(struct udp_crypto_holder *holder, u32 path)
+{
+	if (!READ_ONCE(holder->sa->deleted))
+		udp_crypto_sa_path(dev_net(holder->dev), holder->sa, path,
+				   holder->dev->ifindex);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_sa_moved);
 
 /**
  * udp_crypto_lower_ready() - sa_ready of a device on top of another
