@@ -6,10 +6,9 @@
 
 STEP_SOURCES+=' packages.sh'
 
-# packages_missing LIST prints the packages that are missing, one a line. "a|b" is met by either; a is
-# installed.
+# Prints the packages of a list that are missing, one a line. "a|b" is met by either; a is installed.
 packages_missing() {
-    local line name installed
+    local list=$1 line name installed
     installed=$(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' | awk '$1 == "ii"{print $2}')
     while IFS= read -r line; do
         line=${line%%#*}
@@ -19,7 +18,7 @@ packages_missing() {
             ! grep -qxF "$name" <<<"$installed" || continue 2
         done
         printf '%s\n' "${line%%|*}"
-    done <"$1"
+    done <"$list"
 }
 
 packages_install() {
@@ -35,10 +34,10 @@ packages_progress() {
     printf '%s packages unpacked' "$(grep -c '^Unpacking ' "$1")"
 }
 
-# packages_ensure [LIST]: LIST is packages.txt if not given.
+# packages_ensure [LIST]: afterwards the packages of LIST (default packages.txt) are there.
 packages_ensure() {
-    local missing=()
-    mapfile -t missing < <(packages_missing "${1:-$ROOT/scripts/packages.txt}")
+    local list=${1:-$ROOT/scripts/packages.txt} missing=()
+    mapfile -t missing < <(packages_missing "$list")
     ((${#missing[@]})) || return 0
     say "[packages] installing: ${missing[*]}"
     if ((EUID != 0)); then

@@ -96,6 +96,8 @@ void print_device(const Device &device) {
         std::printf("    ciphers: %s\n", join(cipher_names(*device.ciphers)).c_str());
     if (device.forms)
         std::printf("    keys by: %s\n", join(form_names(*device.forms)).c_str());
+    if (device.forms && (*device.forms & UDP_CRYPTO_DEV_FORM_INDEX) == 0)
+        return; // no database
     if (device.sa_count && device.sa_max && *device.sa_max != 0)
         std::printf("    SAs held: %" PRIu32 " of %" PRIu32 "\n", *device.sa_count, *device.sa_max);
     else if (device.sa_count)

@@ -26,6 +26,7 @@ struct msghdr;
 struct net;
 struct net_device;
 struct sock;
+struct udp_crypto_guard;
 struct udp_crypto_sw;
 struct udp_sa;
 
@@ -51,7 +52,7 @@ struct udp_crypto_ext {
  * struct udp_crypto_dev_caps - what a device can do, for administrators
  * @ciphers: 1 << enum udp_quic_cipher for each that it knows
  * @forms: enum udp_crypto_dev_form
- * @sa_max: SAs that its database has room for; 0: it has no limit of its own
+ * @sa_max: SAs that its database has room for; 0: it has none, or no limit
  * @sa_count: SAs that are there
  */
 struct udp_crypto_dev_caps {
@@ -116,6 +117,7 @@ struct udp_crypto_tx {
 	u16		pn_offset;
 	u16		flags;
 	bool		requested;
+	bool		inline_shared;	/* a packet took a reference */
 };
 
 static inline void udp_crypto_tx_init(struct udp_crypto_tx *tx)
@@ -215,6 +217,7 @@ struct udp_sa_key {
  *	netlink always has
  * @flags: UDP_CRYPTO_SA_F_*
  * @packet_limit: or 0
+ * @guard: with UDP_CRYPTO_SA_F_GUARD_PN, else NULL
  * @packets: taken; for the limit and for user space
  * @bytes: taken
  * @packets_sw: of @packets, protected by the kernel
@@ -245,6 +248,7 @@ struct udp_sa {
 	kuid_t			uid;
 	u32			flags;
 	u64			packet_limit;
+	struct udp_crypto_guard	*guard;
 	atomic64_t		packets;
 	atomic64_t		bytes;
 	atomic64_t		packets_sw;
@@ -273,6 +277,8 @@ void udp_crypto_sa_moved(struct udp_crypto_holder *holder, u32 path);
 void udp_crypto_drop(struct net *net, struct sk_buff *skb,
 		     enum skb_drop_reason reason);
 bool udp_crypto_lower_ready(struct net_device *lower, struct udp_sa *sa);
+void udp_crypto_lower_caps(struct net_device *lower,
+			   struct udp_crypto_dev_caps *caps);
 
 #else /* !CONFIG_UDP_CRYPTO */
 

@@ -153,3 +153,21 @@ bool udp_crypto_lower_ready(struct net_device *lower, struct udp_sa *sa)
 	       lower->udp_crypto_ops->sa_ready(lower, sa);
 }
 EXPORT_SYMBOL_GPL(udp_crypto_lower_ready);
+
+/**
+ * udp_crypto_lower_caps() - caps of a device on top of another
+ * @lower: that packets go on to, which has udp_crypto_ops with caps or can
+ *	nothing
+ * @caps: filled in, its database too: the device on top has none
+ *
+ * Under RTNL.
+ */
+void udp_crypto_lower_caps(struct net_device *lower,
+			   struct udp_crypto_dev_caps *caps)
+{
+	const struct udp_crypto_ops *ops = lower->udp_crypto_ops;
+
+	if (ops && ops->caps)
+		ops->caps(lower, caps);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_lower_caps);

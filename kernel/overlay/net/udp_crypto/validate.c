@@ -232,12 +232,16 @@ EXPORT_SYMBOL_GPL(__udp_crypto_protect_late);
  * their SA missing wait here for a worker, which sends them on.
  */
 struct udp_crypto_waiting {
-	netdevice_tracker	tracker;
+	netdevice_tracker	dev_tracker;
+	netns_tracker		net_tracker;
+	struct net		*net;
 	bool			receive;
 };
 
 #define UDP_CRYPTO_WAITING(skb)	((struct udp_crypto_waiting *)(skb)->cb)
-#define UDP_CRYPTO_WAITING_MAX	4096
+/* In all, and of one network namespace: none can keep the others out. */
+#define UDP_CRYPTO_WAITING_MAX		4096
+#define UDP_CRYPTO_WAITING_MAX_NET	1024
 
 static struct sk_buff_head udp_crypto_waiting;
 
@@ -251,11 +255,13 @@ static void udp_crypto_direct_xmit(struct sk_buff *skb)
 	/* may segment, which dev_direct_xmit() does not allow for */
 	for (skb = validate_xmit_skb_list(skb, dev, &again); skb; skb = next) {
 		unsigned int patience = 1000;
+		u16 queue;
 
 		next = skb->next;
 		skb_mark_not_on_list(skb);
-		while (__dev_direct_xmit(skb, skb_get_queue_mapping(skb)) ==
-		       NETDEV_TX_BUSY) {
+		/* the device may have fewer queues by now */
+		queue = netdev_cap_txqueue(dev, skb_get_queue_mapping(skb));
+		while (__dev_direct_xmit(skb, queue) == NETDEV_TX_BUSY) {
 			/* no qdisc keeps it while the device's ring is full */
 			if (!netif_running(dev) || !patience--) {
 				dev_core_stats_tx_dropped_inc(dev);
@@ -267,9 +273,9 @@ static void udp_crypto_direct_xmit(struct sk_buff *skb)
 	}
 }
 
-static void udp_crypto_resume(struct sk_buff *skb, bool receive)
+static void udp_crypto_resume(struct sk_buff *skb, struct net *net,
+			      bool receive)
 {
-	struct net *net = dev_net(skb->dev);
 	struct udp_sa *sa;
 	int err;
 
@@ -287,6 +293,10 @@ static void udp_crypto_resume(struct sk_buff *skb, bool receive)
 	err = __udp_crypto_protect_late(net, skb);
 	if (err) {
 		kfree_skb_reason(skb, udp_crypto_drop_reason(err));
+	} else if (!net_eq(dev_net(skb->dev), net)) {
+		/* the device has moved to another namespace, the packet may not */
+		dev_core_stats_tx_dropped_inc(skb->dev);
+		kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
 	} else if (receive) {
 		netif_rx(skb);
 	} else {
@@ -303,28 +313,42 @@ static void udp_crypto_waiting_work(struct work_struct *work)
 		struct udp_crypto_waiting waiting = *UDP_CRYPTO_WAITING(skb);
 		struct net_device *dev = skb->dev;
 
-		udp_crypto_resume(skb, waiting.receive);
-		netdev_put(dev, &waiting.tracker);
+		udp_crypto_resume(skb, waiting.net, waiting.receive);
+		netdev_put(dev, &waiting.dev_tracker);
+		atomic_dec(&udp_crypto_pernet(waiting.net)->waiting);
+		put_net_track(waiting.net, &waiting.net_tracker);
 		cond_resched();
 	}
 }
 
 static DECLARE_WORK(udp_crypto_waiting_worker, udp_crypto_waiting_work);
 
-/* Takes the packet; false, and nothing done, when too many wait. */
+/* Takes the packet, and references to its device and namespace: a device may
+ * move out of a namespace that ends. False, and nothing done, when too many
+ * wait or the namespace is ending.
+ */
 static bool udp_crypto_wait(struct sk_buff *skb, struct net_device *dev,
 			    bool receive)
 {
 	struct udp_crypto_waiting *waiting = UDP_CRYPTO_WAITING(skb);
+	struct net *net = dev_net(dev);
+	struct udp_crypto_net *un = udp_crypto_pernet(net);
 
 	BUILD_BUG_ON(sizeof(*waiting) > sizeof(skb->cb));
 	if (skb_queue_len_lockless(&udp_crypto_waiting) >=
 	    UDP_CRYPTO_WAITING_MAX)
 		return false;
+	if (atomic_inc_return(&un->waiting) > UDP_CRYPTO_WAITING_MAX_NET ||
+	    !maybe_get_net(net)) {
+		atomic_dec(&un->waiting);
+		return false;
+	}
 	skb->dev = dev;
 	memset(waiting, 0, sizeof(*waiting));
+	waiting->net = net;
 	waiting->receive = receive;
-	netdev_hold(dev, &waiting->tracker, GFP_ATOMIC);
+	netns_tracker_alloc(net, &waiting->net_tracker, GFP_ATOMIC);
+	netdev_hold(dev, &waiting->dev_tracker, GFP_ATOMIC);
 	skb_queue_tail(&udp_crypto_waiting, skb);
 	schedule_work(&udp_crypto_waiting_worker);
 	return true;
