@@ -52,7 +52,26 @@ std::map<std::string, std::uint64_t> ethtool_statistics(const std::string &devic
 
 namespace {
 
-// The guest's own devices are where its first process is.
+// The names that the two devices have outside of the test: QUIC_TEST_NIC=NAME,NAME; "connectx"
+// means those of tests/nic/guest.
+std::pair<std::string, std::string> nic_names() {
+    const char *text = std::getenv("QUIC_TEST_NIC");
+    const std::string value = text != nullptr ? text : "";
+    if (value == "connectx")
+        return {"eth0", "eth1"};
+    const auto comma = value.find(',');
+    const auto good = [](const std::string &name) {
+        return !name.empty() && name.size() < IF_NAMESIZE &&
+               name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                      "0123456789_.-") == std::string::npos;
+    };
+    if (comma == std::string::npos || !good(value.substr(0, comma)) ||
+        !good(value.substr(comma + 1)))
+        throw std::runtime_error("QUIC_TEST_NIC: not two devices, as in eth0,eth1: " + value);
+    return {value.substr(0, comma), value.substr(comma + 1)};
+}
+
+// The machine's own devices are where its first process is.
 UniqueFd first_namespace() {
     UniqueFd fd(::open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC));
     if (fd.get() < 0)
@@ -65,15 +84,18 @@ UniqueFd first_namespace() {
 void World::take_connectx() {
     const UniqueFd first = first_namespace();
     const InNamespace inside(first.get());
-    command("ip link set eth0 down; ip link set eth1 down; ip link set eth0 name va netns " +
-            a.path() + "; ip link set eth1 name vb netns " + b.path());
+    const auto [name_a, name_b] = nic_names();
+    command("ip link set " + name_a + " down; ip link set " + name_b + " down; ip link set " +
+            name_a + " name va netns " + a.path() + "; ip link set " + name_b + " name vb netns " +
+            b.path());
     has_connectx_ = true;
 }
 
 void World::give_back_connectx() {
     has_connectx_ = false;
+    const auto [name_a, name_b] = nic_names();
     for (const auto &[ns, device, back] :
-         {std::tuple{&a, "va", "eth0"}, std::tuple{&b, "vb", "eth1"}})
+         {std::tuple{&a, "va", name_a}, std::tuple{&b, "vb", name_b}})
         ns->command(std::string("tc qdisc del dev ") + device + " root 2>/dev/null || true; " +
                     "tc qdisc del dev " + device + " clsact 2>/dev/null || true; " +
                     "ip link set " + device + " down; ip link set " + device + " nomaster; " +
@@ -108,9 +130,8 @@ World::World(Wire wire) : wire_(wire) {
         take_connectx();
         for (const auto &[ns, device] : {std::pair{&a, "va"}, std::pair{&b, "vb"}})
             ns->command(std::string("ethtool -K ") + device +
-                        " udp-crypto-hw-tx-offload on tx on sg on gso on tx-udp-segmentation on "
-                        ">/dev/null; ip link set " +
-                        device + " mtu 1500 up");
+                        " udp-crypto-hw-tx-offload on tx on sg on gso on; ethtool -K " + device +
+                        " tx-udp-segmentation on || true; ip link set " + device + " mtu 1500 up");
         a.command(addresses_a);
         b.command(addresses_b);
         const auto carrier = [](const NetNamespace &ns, const char *device) {

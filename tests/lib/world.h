@@ -20,11 +20,11 @@ enum class Wire {
     kVeth,                  // no offload: protected in software before IP
     kOffload,               // netdevsim with the offload and UDP segmentation
     kOffloadNoSegmentation, // netdevsim with the offload alone: the stack segments batches
-    kConnectx, // two mlx5 devices with a real wire between them, as tests/nic/guest has
+    kConnectx, // two devices of the machine with a real wire between them, as tests/nic/guest has
 };
 const char *name(Wire wire);
 // Those that a test runs over: the first three, or kConnectx alone where the guest has such devices
-// (QUIC_TEST_NIC in the environment).
+// (QUIC_TEST_NIC=NAME,NAME in the environment).
 std::vector<Wire> all_wires();
 
 // Counters of `ethtool -S`, by name; absent ones are 0. In the calling thread's namespace.
