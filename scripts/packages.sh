@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Installs the Debian packages of scripts/packages.txt that are missing. Part of parts.sh.
+# Installs the Debian packages of scripts/packages.txt, or of another list, that are missing. Part of
+# parts.sh.
 
 STEP_SOURCES+=' packages.sh'
 
