@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Installs the Debian packages of scripts/packages.txt that are missing. Part of parts.sh.
+# Installs the Debian packages of scripts/packages.txt, or packages-LIST.txt, that are missing. Part of
+# parts.sh.
 
 STEP_SOURCES+=' packages.sh'
 
 # Prints the packages that are missing, one a line. "a|b" is met by either; a is installed.
 packages_missing() {
-    local line name installed
+    local line name installed list=$ROOT/scripts/packages${1:+-$1}.txt
     installed=$(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' | awk '$1 == "ii"{print $2}')
     while IFS= read -r line; do
         line=${line%%#*}
@@ -17,7 +18,7 @@ packages_missing() {
             ! grep -qxF "$name" <<<"$installed" || continue 2
         done
         printf '%s\n' "${line%%|*}"
-    done <"$ROOT/scripts/packages.txt"
+    done <"$list"
 }
 
 packages_install() {
@@ -33,9 +34,10 @@ packages_progress() {
     printf '%s packages unpacked' "$(grep -c '^Unpacking ' "$1")"
 }
 
+# packages_ensure [LIST]
 packages_ensure() {
     local missing=()
-    mapfile -t missing < <(packages_missing)
+    mapfile -t missing < <(packages_missing "$@")
     ((${#missing[@]})) || return 0
     say "[packages] installing: ${missing[*]}"
     if ((EUID != 0)); then

@@ -72,8 +72,8 @@ void run(Input in) {
             Message out(out_size);
             const CommandStatus st = c.d.dev.core().commands.execute(m, out);
             require(out[0] == st.status, "the answer has the command's status");
-            const bool nothing_else = std::all_of(out.begin() + 8, out.end(),
-                                                  [](std::uint8_t b) { return b == 0; });
+            const bool nothing_else =
+                std::all_of(out.begin() + 8, out.end(), [](std::uint8_t b) { return b == 0; });
             require(st.ok() || nothing_else, "a failed command answers nothing else");
         }
         switch (what >> 6) {

@@ -73,8 +73,7 @@ void straight(Input &in) {
     require(std::equal(packet.begin(), packet.end(), expected.begin(), expected.end()),
             "OpenSSL makes the same packet");
     std::copy(before.begin() + static_cast<std::ptrdiff_t>(shift),
-              before.begin() + static_cast<std::ptrdiff_t>(shift + packet.size()),
-              packet.begin());
+              before.begin() + static_cast<std::ptrdiff_t>(shift + packet.size()), packet.begin());
     require(buffer == before, "nothing around the packet was written");
 }
 
@@ -107,9 +106,8 @@ void through_wqe(Input &in) {
     const std::size_t pn_offset = 1 + in.u8() % 60;
     const std::size_t wire = pn_offset + 20 + in.u16() % 1300;
     const std::size_t packets = lso ? 2 + in.u8() % 5 : 1;
-    const std::size_t last = lso ? pn_offset + 20 + in.below(static_cast<std::uint32_t>(
-                                                        wire - pn_offset - 19))
-                                 : wire;
+    const std::size_t last =
+        lso ? pn_offset + 20 + in.below(static_cast<std::uint32_t>(wire - pn_offset - 19)) : wire;
     Message data;
     std::vector<Message> expected;
     for (std::size_t i = 0; i < packets; ++i) {
@@ -138,8 +136,8 @@ void through_wqe(Input &in) {
     seg.insert(seg.end(), pieces.begin(), pieces.end());
     c.d.host.wire.clear();
     c.d.post(c.sq,
-             (lso ? MLX5_OPCODE_LSO : MLX5_OPCODE_SEND) |
-                 static_cast<unsigned>(MLX5_OPC_MOD_QUIC) << 24,
+             (lso ? MLX5_OPCODE_LSO : MLX5_OPCODE_SEND) | static_cast<unsigned>(MLX5_OPC_MOD_QUIC)
+                                                              << 24,
              seg);
     require(c.d.host.wire.size() == packets, "every packet of the WQE is sent");
     for (std::size_t i = 0; i < packets; ++i) {

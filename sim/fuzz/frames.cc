@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Frames of any content into receive queues of all four kinds, whose WQEs and counters may be spoilt.
+// Frames of any content into receive queues of all four kinds, whose WQEs and counters may be
+// spoilt.
 #include "target.h"
 
 namespace connectx::fuzz {
 
 void run(Input in) {
-    constexpr std::array<unsigned, 4> kTypes{
-        MLX5_WQ_TYPE_CYCLIC, MLX5_WQ_TYPE_LINKED_LIST, MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ,
-        MLX5_WQ_TYPE_CYCLIC_STRIDING_RQ};
+    constexpr std::array<unsigned, 4> kTypes{MLX5_WQ_TYPE_CYCLIC, MLX5_WQ_TYPE_LINKED_LIST,
+                                             MLX5_WQ_TYPE_LINKED_LIST_STRIDING_RQ,
+                                             MLX5_WQ_TYPE_CYCLIC_STRIDING_RQ};
     Channel c(6U << 20);
     const unsigned type = kTypes[in.below(kTypes.size())];
     TestCq cq = c.d.create_cq(6);

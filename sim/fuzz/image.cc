@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// A whole guest: its memory, and what it writes to the device's registers, are the input's. Commands,
-// rings, doorbell records and mailboxes are whatever happens to be where the device looks. DMA may
-// even lead back to the device's own registers.
+// A whole guest: its memory, and what it writes to the device's registers, are the input's.
+// Commands, rings, doorbell records and mailboxes are whatever happens to be where the device
+// looks. DMA may even lead back to the device's own registers.
 #include "target.h"
 
 namespace connectx::fuzz {

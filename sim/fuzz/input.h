@@ -38,7 +38,8 @@ class Input {
     /// As many as there are, at most n.
     std::vector<std::uint8_t> bytes(std::size_t n) {
         n = std::min(n, data_.size());
-        std::vector<std::uint8_t> out(data_.begin(), data_.begin() + static_cast<std::ptrdiff_t>(n));
+        std::vector<std::uint8_t> out(data_.begin(),
+                                      data_.begin() + static_cast<std::ptrdiff_t>(n));
         data_ = data_.subspan(n);
         return out;
     }

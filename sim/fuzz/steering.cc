@@ -19,8 +19,8 @@ struct Entry {
     bool drop = false;
 };
 
-/// What the header fields of an IPv4 or IPv6 frame of ours are, put together from the flow, not from
-/// the frame.
+/// What the header fields of an IPv4 or IPv6 frame of ours are, put together from the flow, not
+/// from the frame.
 Match fields_of(const test::Flow &flow) {
     Match m{};
     const Bytes h = IFC_AT(fte_match_param, Bytes(m), outer_headers);
@@ -99,7 +99,8 @@ Match part(Input &in, bool mask) {
 
 void run(Input in) {
     Channel c;
-    const std::array<std::uint32_t, 3> tirs{c.tir, c.d.create_tir(c.rq.id), c.d.create_tir(c.rq.id)};
+    const std::array<std::uint32_t, 3> tirs{c.tir, c.d.create_tir(c.rq.id),
+                                            c.d.create_tir(c.rq.id)};
     constexpr unsigned kGroups = 4;
     constexpr unsigned kPerGroup = 8;
     const std::uint32_t table = c.d.create_table(2, 5);
@@ -135,7 +136,8 @@ void run(Input in) {
             entries.push_back(std::move(e));
         }
         if (in.u8() % 4 == 0 && !entries.empty()) {
-            const unsigned index = entries[in.below(static_cast<std::uint32_t>(entries.size()))].index;
+            const unsigned index =
+                entries[in.below(static_cast<std::uint32_t>(entries.size()))].index;
             auto gone = REQUEST(delete_fte, DELETE_FLOW_TABLE_ENTRY);
             IFC_SET(delete_fte_in, Bytes(gone), table_id, table);
             IFC_SET(delete_fte_in, Bytes(gone), flow_index, index);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// A fuzz target of the ConnectX model: run() is called with every input, and whatever the sanitizers,
-// a failed EXPECT or require() finds is a crash.
+// A fuzz target of the ConnectX model: run() is called with every input, and whatever the
+// sanitizers, a failed EXPECT or require() finds is a crash.
 #pragma once
 
 #include "input.h"

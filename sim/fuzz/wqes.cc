@@ -8,10 +8,9 @@ namespace connectx::fuzz {
 namespace {
 
 constexpr std::uint32_t kArea = 1U << 18;
-constexpr std::array<unsigned, 8> kOpcodes{MLX5_OPCODE_SEND, MLX5_OPCODE_LSO,
-                                           MLX5_OPCODE_NOP,  MLX5_OPCODE_ENHANCED_MPSW,
-                                           MLX5_OPCODE_UMR,  MLX5_OPCODE_LSO,
-                                           MLX5_OPCODE_SEND, 0x77};
+constexpr std::array<unsigned, 8> kOpcodes{
+    MLX5_OPCODE_SEND, MLX5_OPCODE_LSO, MLX5_OPCODE_NOP,  MLX5_OPCODE_ENHANCED_MPSW,
+    MLX5_OPCODE_UMR,  MLX5_OPCODE_LSO, MLX5_OPCODE_SEND, 0x77};
 
 Message create_sa(Channel &c, unsigned cipher) {
     auto in = REQUEST(create_quic_sa, CREATE_GENERAL_OBJECT);
@@ -61,9 +60,8 @@ void post(Input &in, Channel &c, std::uint64_t area) {
         const std::uint8_t kind = in.u8();
         store_be<std::uint32_t>(s.data(), (kind & 1) != 0 ? in.u16() % 4096 : in.u32());
         store_be<std::uint32_t>(s.data() + 4, (kind & 2) != 0 ? in.u32() : c.d.lkey);
-        store_be<std::uint64_t>(s.data() + 8, (kind & 4) != 0
-                                                  ? in.awkward(test::FakeHost::kBase)
-                                                  : area + in.u32() % kArea);
+        store_be<std::uint64_t>(s.data() + 8, (kind & 4) != 0 ? in.awkward(test::FakeHost::kBase)
+                                                              : area + in.u32() % kArea);
         seg.insert(seg.end(), s.begin(), s.end());
     }
     for (unsigned n = (what & 0x80) != 0 ? in.u8() % 6 : 0; n > 0; --n)

@@ -16,7 +16,8 @@ namespace quic_test {
 namespace {
 
 constexpr std::size_t kCounters = 1 << 16;
-// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): libFuzzer finds it by its section
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): libFuzzer finds it by its
+// section
 __attribute__((section("__libfuzzer_extra_counters"), used)) std::array<std::uint8_t, kCounters>
     extra_counters;
 

@@ -55,9 +55,9 @@ class Scene {
         log_ = UniqueFd(::open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC));
         ::lseek(log_.get(), 0, SEEK_END);
         const std::size_t size = 2 * kRoom + 4096;
-        auto *memory = static_cast<std::uint8_t *>(::mmap(
-            nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1,
-            0));
+        auto *memory =
+            static_cast<std::uint8_t *>(::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0));
         if (memory == MAP_FAILED || ::mprotect(memory + 2 * kRoom, 4096, PROT_NONE) != 0)
             throw_errno("mmap");
         edge_ = memory + 2 * kRoom;
@@ -119,8 +119,7 @@ class Scene {
         const Statistics now = Statistics::read();
         if (now["SaAdded"] != now["SaDeleted"])
             fail("as many SAs are deleted as were added");
-        if (now["TxPackets"] <
-            now["TxDevice"] + (now["TxSoftware"] - now["TxSoftwareLate"]))
+        if (now["TxPackets"] < now["TxDevice"] + (now["TxSoftware"] - now["TxSoftwareLate"]))
             fail("no packet is counted at its end that was not at its start");
     }
 
@@ -238,9 +237,9 @@ void Program::set_state(Input &in) {
         bytes = bytes_of(request(UDP_CRYPTO_OP_DEL_SA, in.u8() % 4));
     }
     damage(in, bytes);
-    note(2, ::setsockopt(fd, SOL_UDP, UDP_CRYPTO_STATE,
-                         how == 0xff ? nullptr : scene().at_edge(bytes),
-                         static_cast<socklen_t>(how == 0xfe ? ~in.u32() : bytes.size())));
+    note(2,
+         ::setsockopt(fd, SOL_UDP, UDP_CRYPTO_STATE, how == 0xff ? nullptr : scene().at_edge(bytes),
+                      static_cast<socklen_t>(how == 0xfe ? ~in.u32() : bytes.size())));
 }
 
 void Program::get_state(Input &in) {
@@ -443,13 +442,15 @@ void Program::send(Input &in) {
     const std::size_t size = std::min<std::size_t>(data.size(), 1 << 17);
     for (std::size_t i = 0; i < parts.size(); ++i) {
         const std::size_t length =
-            i + 1 == parts.size() ? size - used
-                                  : std::min<std::size_t>(size - used, how % 8 == 7 ? in.u16() : size);
+            i + 1 == parts.size()
+                ? size - used
+                : std::min<std::size_t>(size - used, how % 8 == 7 ? in.u16() : size);
         parts[i] = {at + used, length};
         used += length;
     }
-    static constexpr std::array<int, 12> kFlags{0, 0, 0, 0, 0, MSG_MORE, MSG_DONTWAIT, MSG_ZEROCOPY,
-                                                MSG_CONFIRM, MSG_PROBE, MSG_OOB, MSG_ZEROCOPY};
+    static constexpr std::array<int, 12> kFlags{
+        0,           0,         0,       0,           0, MSG_MORE, MSG_DONTWAIT, MSG_ZEROCOPY,
+        MSG_CONFIRM, MSG_PROBE, MSG_OOB, MSG_ZEROCOPY};
     Address to = address(in);
     msghdr header{};
     if ((how & 2) == 0) {
@@ -563,8 +564,7 @@ void Program::child(Input &in, unsigned depth) {
     int status = 0;
     note(12, ::waitpid(pid, &status, 0));
     if (WIFSIGNALED(status))
-        fail("the other process ends by itself, not by signal " +
-             std::to_string(WTERMSIG(status)));
+        fail("the other process ends by itself, not by signal " + std::to_string(WTERMSIG(status)));
 }
 
 void Program::threads(Input &in, unsigned depth) {
@@ -710,6 +710,13 @@ extern "C" int LLVMFuzzerInitialize(int * /*argc*/, char *** /*argv*/) {
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
+    // An oops ends the process before libFuzzer can keep what led to it.
+    static const char *const last = std::getenv("QUIC_FUZZ_LAST");
+    if (last != nullptr) {
+        const quic_test::UniqueFd fd(::open(last, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+        if (::write(fd.get(), data, size) != static_cast<ssize_t>(size))
+            quic_test::fail("the input can be kept");
+    }
     quic_test::run_input(connectx::fuzz::Input(data, size));
     return 0;
 }
