@@ -44,7 +44,8 @@ class FakeHost final : public Host {
             on_interrupt();
     }
     void wire_tx(std::span<const std::uint8_t> frame) override {
-        wire.emplace_back(frame.begin(), frame.end());
+        if (keep_frames)
+            wire.emplace_back(frame.begin(), frame.end());
         if (on_wire_tx)
             on_wire_tx(frame);
     }
@@ -72,6 +73,7 @@ class FakeHost final : public Host {
 
     std::vector<unsigned> interrupts;
     std::deque<std::vector<std::uint8_t>> wire;
+    bool keep_frames = true; ///< in `wire`; a measurement has no use for them
     std::function<void(std::span<const std::uint8_t>)> on_wire_tx;
     /// Before each access in either direction: other things may be at the address than memory.
     std::function<void(GuestAddr, std::span<const std::uint8_t>)> on_dma;

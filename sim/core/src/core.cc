@@ -36,6 +36,14 @@ class Outside {
     unsigned &depth_;
 };
 
+constexpr unsigned kMaxReadRequest = 512; // bytes, PCIe MRRS
+constexpr unsigned kMaxPayload = 256;     // bytes, PCIe MPS
+
+/// Pieces of a range, none over a multiple of `piece`.
+std::uint64_t pieces(GuestAddr addr, std::size_t size, unsigned piece) {
+    return size == 0 ? 0 : (addr.value + size - 1) / piece - addr.value / piece + 1;
+}
+
 } // namespace
 
 Core::Core(Host &host_in, const Config &config_in)
@@ -50,6 +58,9 @@ Core::Core(Host &host_in, const Config &config_in)
 }
 
 bool Core::dma_read(GuestAddr addr, Bytes dst) {
+    ++stats.dma_reads;
+    stats.dma_read_bytes += dst.size();
+    stats.pcie_reads += pieces(addr, dst.size(), kMaxReadRequest);
     // A range that wraps round the address space is never memory.
     const Outside outside(outside_);
     if (addr.value + dst.size() < addr.value || !host.dma_read(addr, dst)) {
@@ -60,6 +71,9 @@ bool Core::dma_read(GuestAddr addr, Bytes dst) {
 }
 
 bool Core::dma_write(GuestAddr addr, ConstBytes src) {
+    ++stats.dma_writes;
+    stats.dma_write_bytes += src.size();
+    stats.pcie_writes += pieces(addr, src.size(), kMaxPayload);
     const Outside outside(outside_);
     if (addr.value + src.size() < addr.value || !host.dma_write(addr, src)) {
         ++stats.dma_errors;
@@ -280,6 +294,10 @@ std::string Device::describe() const {
                    c.pages.held(), c.uars.size(), c.pds.size(), c.eqs.size(), c.cqs.size(),
                    c.mkeys.size(), c.sqs.size(), c.rqs.size(), c.tises.size(), c.tirs.size(),
                    c.rqts.size(), c.flow_tables.size());
+    text += format("dma reads %lu read-bytes %lu pcie-reads %lu writes %lu write-bytes %lu "
+                   "pcie-writes %lu\n",
+                   s.dma_reads, s.dma_read_bytes, s.pcie_reads, s.dma_writes, s.dma_write_bytes,
+                   s.pcie_writes);
     text += c.quic.describe();
     for (const auto &[op, n] : c.commands.unknown())
         text += format("not modelled: command %s (%#x) %lu times\n", opcode_name(op), op,

@@ -110,6 +110,8 @@ class CommandInterface {
     void reset();
     /// Answers commands that a fault has held back long enough.
     void run_deferred();
+    /// Those of them that have been executed are answered now.
+    void release_done();
     [[nodiscard]] std::uint64_t next_deadline() const {
         return held_back_.empty() ? UINT64_MAX : held_back_.begin()->first;
     }
@@ -135,7 +137,13 @@ class CommandInterface {
     Core &core_;
     GuestAddr queue_;
     std::uint32_t pending_ = 0;
-    std::multimap<std::uint64_t, unsigned> held_back_; ///< time of the answer, slot
+    /// A command whose answer is late.
+    struct HeldBack {
+        unsigned index;                        ///< slot
+        std::optional<mlx5_cmd_layout> answer; ///< of one that has been executed
+    };
+    static constexpr std::uint64_t kUntilReleased = UINT64_MAX;
+    std::multimap<std::uint64_t, HeldBack> held_back_; ///< by the time of the answer
     std::map<std::uint16_t, std::uint64_t> unknown_;
     std::map<std::uint16_t, std::uint64_t> unknown_registers_;
 };
@@ -592,6 +600,9 @@ class Faults {
     std::optional<Syndrome> on_send(std::uint32_t sqn);
     std::optional<Syndrome> on_receive(std::uint32_t rqn);
     std::optional<CommandStatus> take_quic_sa_failure();
+    /// A QUIC SA has been created; the driver is told after so many nanoseconds, or with 0 when the
+    /// faults are disarmed.
+    std::optional<std::uint64_t> take_quic_sa_delay();
 
   private:
     struct Armed {
@@ -604,7 +615,7 @@ class Faults {
 
     Core &core_;
     Armed command_timeout_, command_fail_, irq_lost_, irq_late_, sq_error_, rq_error_;
-    Armed quic_sa_fail_;
+    Armed quic_sa_fail_, quic_sa_late_;
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -679,6 +690,23 @@ class Core {
     /// The upper half of a 64-bit doorbell that arrived as two 32-bit writes, by BAR offset.
     std::map<std::uint64_t, std::uint32_t> half_doorbells_;
 };
+
+/// The command that destroys an object: it must be there, and nothing may point to it. `release`
+/// undoes what the object itself points to.
+template <typename T, typename Release>
+CommandStatus destroy_object(Core &core, ObjectTable<T> &objects, std::uint32_t id,
+                             std::uint32_t not_there, std::uint32_t in_use, Release release) {
+    T *object = objects.find(id);
+    if (object == nullptr)
+        return bad_index(not_there);
+    if (object->refs != 0)
+        return busy(in_use);
+    release(*object);
+    objects.erase(id);
+    if constexpr (T::kHasContext)
+        core.pages.object_destroyed();
+    return kOk;
+}
 
 inline constexpr unsigned kUarShift = 12;
 inline constexpr unsigned kEqDoorbellArm = 0x40;

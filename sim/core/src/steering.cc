@@ -65,15 +65,13 @@ CommandStatus destroy_flow_table(Core &core, const Command &cmd) {
                                           IFC_GET(destroy_flow_table_in, cmd.in, table_id));
     if (table == nullptr)
         return bad_index(0x405);
-    if (table->refs != 0 || !table->groups.empty())
+    if (!table->groups.empty())
         return busy(0x406);
-    if (FlowTable *next = core.flow_tables.find(table->miss_table))
-        --next->refs;
-    if (core.steering.root(table->type) == table->id)
-        core.steering.set_root(table->type, std::nullopt);
-    core.flow_tables.erase(table->id);
-    core.pages.object_destroyed();
-    return kOk;
+    return destroy_object(core, core.flow_tables, table->id, 0x405, 0x406, [&core](FlowTable &t) {
+        core.flow_tables.release(t.miss_table);
+        if (core.steering.root(t.type) == t.id)
+            core.steering.set_root(t.type, std::nullopt);
+    });
 }
 
 CommandStatus modify_flow_table(Core &core, const Command &cmd) {
@@ -95,8 +93,7 @@ CommandStatus modify_flow_table(Core &core, const Command &cmd) {
             return bad_resource(0x40a);
         ++next->refs;
     }
-    if (FlowTable *old = core.flow_tables.find(table->miss_table))
-        --old->refs;
+    core.flow_tables.release(table->miss_table);
     table->miss_action = miss;
     table->miss_table = next != nullptr ? next->id : 0;
     return kOk;
@@ -405,14 +402,9 @@ CommandStatus alloc_flow_counter(Core &core, const Command &cmd) {
 }
 
 CommandStatus dealloc_flow_counter(Core &core, const Command &cmd) {
-    FlowCounter *counter =
-        core.flow_counters.find(IFC_GET(dealloc_flow_counter_in, cmd.in, flow_counter_id));
-    if (counter == nullptr)
-        return bad_index(0x442);
-    if (counter->refs != 0)
-        return busy(0x443);
-    core.flow_counters.erase(counter->id);
-    return kOk;
+    return destroy_object(core, core.flow_counters,
+                          IFC_GET(dealloc_flow_counter_in, cmd.in, flow_counter_id), 0x442, 0x443,
+                          [](FlowCounter &) {});
 }
 
 CommandStatus query_flow_counter(Core &core, const Command &cmd) {

@@ -141,13 +141,24 @@ int udp_crypto_guard_take(struct udp_crypto_guard *guard, u64 pn,
 void udp_crypto_guard_untake(struct udp_crypto_guard *guard, u64 pn,
 			     unsigned int n);
 
-/* validate.c */
-bool udp_crypto_dev_takes(struct net_device *dev, const struct sk_buff *skb,
-			  const struct udp_sa *sa);
-
 /* device.c */
 void udp_crypto_sa_deleted(struct udp_sa *sa);
 u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex);
+void __udp_crypto_sa_took(struct net *net, struct udp_sa *sa,
+			  const struct net_device *dev);
+
+/* Packets of @sa have gone to @dev, or NULL: to software. Inline keys have no
+ * history.
+ */
+static inline void udp_crypto_sa_took(struct net *net, struct udp_sa *sa,
+				      const struct net_device *dev)
+{
+	u8 path = READ_ONCE(sa->path);
+	bool to_device = path > UDP_CRYPTO_SA_SOFTWARE;
+
+	if (unlikely(!path || to_device != !!dev) && sa->index)
+		__udp_crypto_sa_took(net, sa, dev);
+}
 
 /* software.c */
 

@@ -13,6 +13,9 @@
 #include "internal.h"
 #include "netlink-gen.h"
 
+#define CREATE_TRACE_POINTS
+#include <trace/events/udp_crypto.h>
+
 static unsigned int udp_crypto_net_id __read_mostly;
 static struct kmem_cache *udp_sa_cache __ro_after_init;
 
@@ -257,6 +260,7 @@ static int udp_sa_insert(struct udp_crypto_net *un, struct udp_sa *sa)
 	/* cannot fail: the slot is reserved */
 	xa_store(&un->sas, sa->index, sa, GFP_KERNEL);
 	UDP_CRYPTO_INC_STATS(un, SAADDED);
+	trace_udp_crypto_sa_add(read_pnet(&un->net), sa);
 	udp_crypto_nl_notify(un, sa, UDP_CRYPTO_CMD_SA_ADD_NTF);
 	return 0;
 }
@@ -314,6 +318,7 @@ static void udp_sa_unlink(struct udp_crypto_net *un, struct udp_sa *sa)
 	WRITE_ONCE(un->count, un->count - 1);
 	udp_sa_table_changed(un);
 	UDP_CRYPTO_INC_STATS(un, SADELETED);
+	trace_udp_crypto_sa_del(read_pnet(&un->net), sa);
 	udp_crypto_nl_notify(un, sa, UDP_CRYPTO_CMD_SA_DEL_NTF);
 	udp_crypto_sa_deleted(sa);
 	udp_sa_put(sa);

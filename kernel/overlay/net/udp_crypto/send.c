@@ -452,6 +452,7 @@ int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 			udp_crypto_uncharge(sa, tx, segs);
 			goto err_unlock;
 		}
+		udp_crypto_sa_took(sock_net(sk), sa, skb_dst(skb)->dev);
 		rcu_read_unlock();
 		udp_crypto_count(un, segs, tx->wire_len);
 		return 0;
@@ -473,6 +474,7 @@ int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 		goto err_put;
 	}
 	atomic64_add(segs, &sa->packets_sw);
+	udp_crypto_sa_took(sock_net(sk), sa, NULL);
 	if (!tx->inline_sa)
 		udp_sa_put(sa);
 	udp_crypto_count(un, segs, tx->wire_len);
@@ -488,7 +490,7 @@ err_unlock:
 err_free:
 	/* an error means that no completion follows either */
 	net_zcopy_put_abort(skb_zcopy(skb), false);
-	kfree_skb(skb);
+	kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
 	return err;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_protect);

@@ -13,6 +13,7 @@
 #include <net/udp.h>
 
 #include "internal.h"
+#include <trace/events/udp_crypto.h>
 
 /**
  * udp_crypto_ext_sa() - the SA of a plaintext packet
@@ -125,6 +126,31 @@ int udp_crypto_emulate(struct net_device *dev, struct sk_buff *skb)
 }
 EXPORT_SYMBOL_GPL(udp_crypto_emulate);
 
+static void udp_crypto_trace_drop(struct net *net, const struct sk_buff *skb,
+				  enum skb_drop_reason reason)
+{
+	if (trace_udp_crypto_drop_enabled())
+		trace_udp_crypto_drop(net, skb,
+				      skb_ext_find(skb, SKB_EXT_UDP_CRYPTO),
+				      reason);
+}
+
+/**
+ * udp_crypto_drop() - a device drops a plaintext packet
+ * @net: of the device
+ * @skb: freed
+ * @reason: why
+ *
+ * Any context.
+ */
+void udp_crypto_drop(struct net *net, struct sk_buff *skb,
+		     enum skb_drop_reason reason)
+{
+	udp_crypto_trace_drop(net, skb, reason);
+	dev_kfree_skb_any_reason(skb, reason);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_drop);
+
 /* Returns 0, -EAGAIN with the packet unchanged (the ciphers of its SA are not
  * set up, and nothing is counted), or an error, counted.
  */
@@ -140,6 +166,7 @@ static int udp_crypto_try_late(struct net *net, struct sk_buff *skb)
 	if (!sa) {
 		rcu_read_unlock();
 		UDP_CRYPTO_ADD_STATS(un, DROPNOSA, segs);
+		udp_crypto_trace_drop(net, skb, udp_crypto_drop_reason(-ENOENT));
 		return -ENOENT;
 	}
 
@@ -147,6 +174,7 @@ static int udp_crypto_try_late(struct net *net, struct sk_buff *skb)
 	switch (err) {
 	case 0:
 		atomic64_add(segs, &sa->packets_sw);
+		udp_crypto_sa_took(net, sa, NULL);
 		UDP_CRYPTO_ADD_STATS(un, TXSOFTWARE, segs);
 		UDP_CRYPTO_ADD_STATS(un, TXSOFTWARELATE, segs);
 		break;
@@ -161,6 +189,8 @@ static int udp_crypto_try_late(struct net *net, struct sk_buff *skb)
 		UDP_CRYPTO_ADD_STATS(un, DROPERROR, segs);
 	}
 	rcu_read_unlock();
+	if (err && err != -EAGAIN)
+		udp_crypto_trace_drop(net, skb, udp_crypto_drop_reason(err));
 	return err;
 }
 
@@ -177,6 +207,7 @@ static void udp_crypto_drop_no_keys(struct net *net, struct sk_buff *skb)
 	}
 	rcu_read_unlock();
 	UDP_CRYPTO_ADD_STATS(udp_crypto_pernet(net), DROPNOKEYS, segs);
+	udp_crypto_trace_drop(net, skb, udp_crypto_drop_reason(-EAGAIN));
 }
 
 /**
@@ -246,6 +277,7 @@ static void udp_crypto_resume(struct sk_buff *skb, struct net *net,
 			      bool receive)
 {
 	struct udp_sa *sa;
+	int err;
 
 	rcu_read_lock();
 	sa = udp_crypto_ext_sa(net, skb_ext_find(skb, SKB_EXT_UDP_CRYPTO));
@@ -258,8 +290,9 @@ static void udp_crypto_resume(struct sk_buff *skb, struct net *net,
 	}
 
 	/* finds that the SA is gone, or that there is no memory, by itself */
-	if (__udp_crypto_protect_late(net, skb)) {
-		kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
+	err = __udp_crypto_protect_late(net, skb);
+	if (err) {
+		kfree_skb_reason(skb, udp_crypto_drop_reason(err));
 	} else if (!net_eq(dev_net(skb->dev), net)) {
 		/* the device has moved to another namespace, the packet may not */
 		dev_core_stats_tx_dropped_inc(skb->dev);
@@ -341,7 +374,7 @@ bool udp_crypto_receive(struct sk_buff *skb)
 			return false;
 		udp_crypto_drop_no_keys(net, skb);
 	}
-	kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
+	kfree_skb_reason(skb, udp_crypto_drop_reason(err));
 	return false;
 }
 
@@ -392,7 +425,6 @@ static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb)
 struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 					 struct net_device *dev)
 {
-	enum skb_drop_reason reason;
 	int err;
 
 	if (udp_crypto_dev_can(dev, skb)) {
@@ -403,25 +435,14 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 	}
 
 	err = udp_crypto_try_late(dev_net(dev), skb);
-	switch (err) {
-	case 0:
+	if (!err)
 		return skb;
-	case -ENOENT:
-		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_SA;
-		break;
-	case -EAGAIN:
+	if (err == -EAGAIN) {
 		if (udp_crypto_wait(skb, dev, false))
 			return NULL;
 		udp_crypto_drop_no_keys(dev_net(dev), skb);
-		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_KEYS;
-		break;
-	case -ENOMEM:
-		reason = SKB_DROP_REASON_NOMEM;
-		break;
-	default:
-		reason = SKB_DROP_REASON_UDP_CRYPTO;
 	}
-	kfree_skb_reason(skb, reason);
+	kfree_skb_reason(skb, udp_crypto_drop_reason(err));
 	dev_core_stats_tx_dropped_inc(dev);
 	return NULL;
 }
