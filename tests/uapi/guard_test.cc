@@ -38,16 +38,16 @@ class Guard : public testing::TestWithParam<Family> {
         control.quic(pn, sa_, kShape.pn_offset());
         if (count > 1)
             control.gso_size(kSize + UDP_QUIC_TAG_LEN);
-        const ssize_t result =
-            send(fd(), join_packets(packets), control, &loopback_.to_address);
+        const ssize_t result = send(fd(), join_packets(packets), control, &loopback_.to_address);
         return result < 0 ? result : static_cast<ssize_t>(count);
     }
     // Every number that arrives, once; it must not arrive again.
     std::set<std::uint64_t> arrived() {
         std::set<std::uint64_t> out;
-        while (const auto wire = receive(loopback_.receiver.get(), std::chrono::milliseconds(200))) {
-            const auto opened = unprotect(keys_, *wire, kShape.pn_offset(),
-                                          out.empty() ? 0 : *out.rbegin());
+        while (const auto wire =
+                   receive(loopback_.receiver.get(), std::chrono::milliseconds(200))) {
+            const auto opened =
+                unprotect(keys_, *wire, kShape.pn_offset(), out.empty() ? 0 : *out.rbegin());
             EXPECT_TRUE(opened.has_value());
             if (opened) {
                 EXPECT_TRUE(out.insert(opened->pn).second) << "twice on the wire: " << opened->pn;
@@ -75,8 +75,8 @@ TEST_P(Guard, IsShown) {
 }
 
 TEST_P(Guard, TheSameNumberTwice) {
-    for (std::uint64_t pn : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{7},
-                             std::uint64_t{8}, std::uint64_t{5000}, kPnMax - 1, kPnMax}) {
+    for (std::uint64_t pn : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{7}, std::uint64_t{8},
+                             std::uint64_t{5000}, kPnMax - 1, kPnMax}) {
         EXPECT_EQ(send_one(pn), 1) << pn;
         EXPECT_EQ(send_one(pn), -EALREADY) << pn;
     }
@@ -135,8 +135,7 @@ TEST_P(Guard, AFailedSendUsesNoNumber) {
     // Too long for the device: refused after everything else was found to be right.
     set_mtu("lo", 1400);
     const Bytes large = make_packet(kShape, 50, 2000);
-    EXPECT_EQ(send(fd(), large, Control().quic(50, sa_, kShape.pn_offset()),
-                   &loopback_.to_address),
+    EXPECT_EQ(send(fd(), large, Control().quic(50, sa_, kShape.pn_offset()), &loopback_.to_address),
               -EMSGSIZE);
     EXPECT_EQ(send_one(50), 1);
     set_mtu("lo", 65536);
@@ -212,8 +211,8 @@ TEST(GuardOffload, OneGuardForAllWhoShareTheSa) {
     UniqueFd maker = udp_socket(AF_INET);
     UniqueFd other = udp_socket(AF_INET);
     const Address to = Address::v4("10.1.1.2", 4433);
-    const std::uint32_t sa = add_sa_index(maker.get(), 1, keys,
-                                          UDP_CRYPTO_SA_F_GUARD_PN | UDP_CRYPTO_SA_F_SAME_UID);
+    const std::uint32_t sa =
+        add_sa_index(maker.get(), 1, keys, UDP_CRYPTO_SA_F_GUARD_PN | UDP_CRYPTO_SA_F_SAME_UID);
     const auto send_pn = [&](const UniqueFd &fd, std::uint64_t pn) {
         return send(fd.get(), make_packet(kShape, pn, kSize),
                     Control().quic(pn, sa, kShape.pn_offset()), &to);
