@@ -190,10 +190,11 @@ TEST_P(Guard, AgreesWithAModel) {
             taken_before |= used.contains(n);
         const bool certainly_in_window = pn + kNeverTooOld > std::max(highest, pn + count);
         const ssize_t result = send_batch(pn, count);
-        if (taken_before)
+        if (taken_before) {
             ASSERT_EQ(result, -EALREADY) << pn << " " << count;
-        else if (certainly_in_window)
+        } else if (certainly_in_window) {
             ASSERT_EQ(result, static_cast<ssize_t>(count)) << pn << " " << count;
+        }
         if (result > 0) {
             for (std::uint64_t n = pn; n < pn + count; ++n)
                 used.insert(n);
