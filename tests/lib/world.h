@@ -40,6 +40,8 @@ class World {
     Wire wire() const { return wire_; }
     // Takes the devices away from both hosts (not with kVeth).
     void remove_devices();
+    // Takes them away and makes new ones, with the same names and addresses.
+    void replace_devices();
     // The Ethernet address of a device.
     static std::string mac(const NetNamespace &ns, const std::string &device);
     std::uint64_t count_a(const std::string &name) const;
@@ -57,6 +59,7 @@ class World {
 
   private:
     void make_netdevsim(const NetNamespace &ns, unsigned id, const std::string &device);
+    void make_netdevsims();
     void take_connectx();
     void give_back_connectx();
 
