@@ -39,7 +39,8 @@ class Hardening : public testing::Test {
     }
     void disable_by_register() {
         std::array<std::uint8_t, 4> disabled{};
-        store_be<std::uint32_t>(disabled.data(), MLX5_NIC_IFC_DISABLED << MLX5_NIC_IFC_OFFSET);
+        store_be<std::uint32_t>(disabled.data(), static_cast<std::uint32_t>(NicInterface::kDisabled)
+                                                     << MLX5_NIC_IFC_OFFSET);
         d.dev.mmio_write(offsetof(mlx5_init_seg, cmdq_addr_l_sz), disabled);
     }
     void expect_sends() {
