@@ -26,6 +26,8 @@ class FakeHost final : public Host {
         if (!inside(addr, dst.size()))
             return false;
         std::memcpy(dst.data(), at(addr.value), dst.size());
+        if (on_dma_read)
+            on_dma_read(dst);
         return true;
     }
     bool dma_write(GuestAddr addr, std::span<const std::uint8_t> src) override {
@@ -65,6 +67,7 @@ class FakeHost final : public Host {
     std::vector<unsigned> interrupts;
     std::deque<std::vector<std::uint8_t>> wire;
     std::function<void(std::span<const std::uint8_t>)> on_wire_tx;
+    std::function<void(std::span<std::uint8_t>)> on_dma_read; ///< may change what is read
     std::vector<std::string> logs;
     std::uint64_t now_ns = 1'000'000'000;
     std::uint64_t deadline = UINT64_MAX;

@@ -21,13 +21,15 @@ namespace {
 // UAR numbers start behind the pages that the initialization segment and the MSI-X table take.
 constexpr std::uint32_t kFirstUar = 16;
 constexpr std::uint32_t kUarCount = kBarSize / 4096 - kFirstUar;
+constexpr std::size_t kMaxPageAddresses = 1U << 24; // 128 MiB: a translation of 64 GiB
 
 } // namespace
 
 Core::Core(Host &host_in, const Config &config_in)
-    : host(host_in), config(config_in), caps(config_in), uars(kFirstUar, kUarCount),
-      pds(1, 1 << 16), transport_domains(1, 1 << 10), q_counters(1, 255), eqs(1, 255),
-      cqs(0x400, 1 << 16), mkeys(0x10, 1 << 18), sqs(0x1000, std::bit_ceil(config_in.max_queues)),
+    : host(host_in), config(config_in), caps(config_in), page_addresses(kMaxPageAddresses),
+      uars(kFirstUar, kUarCount), pds(1, 1 << 16), transport_domains(1, 1 << 10),
+      q_counters(1, 255), eqs(1, 255), cqs(0x400, 1 << 16), mkeys(0x10, 1 << 18),
+      sqs(0x1000, std::bit_ceil(config_in.max_queues)),
       rqs(0x8000, std::bit_ceil(config_in.max_queues)), tises(1, 1 << 10), tirs(1, 1 << 12),
       rqts(1, 1 << 12), flow_tables(1, 1 << 16), flow_counters(1, 1 << 16), iseg(*this), vsc(*this),
       commands(*this), pages(*this), events(*this), completions(*this), memory(*this),
@@ -89,7 +91,8 @@ void Core::mmio_write(std::uint64_t offset, ConstBytes data) {
                       (in_page >= kBlueFlameOffset && in_page < 0x1000);
     if (wide && data.size() == 4) {
         if (in_page % 8 == 0) {
-            half_doorbells_[offset] = load_be<std::uint32_t>(data.data());
+            if (half_doorbells_.size() < kMaxHalfDoorbells || half_doorbells_.contains(offset))
+                half_doorbells_[offset] = load_be<std::uint32_t>(data.data());
             return;
         }
         auto first = half_doorbells_.find(offset - 4);
@@ -136,6 +139,16 @@ void Core::run() {
     if (running_)
         return;
     running_ = true;
+    // Also when something is thrown for want of memory: the device goes on with what is left.
+    const struct Turn {
+        Core &core;
+        ~Turn() {
+            core.running_ = false;
+            if (core.commands.pending() || core.tx.pending())
+                core.kick();
+            core.update_timer();
+        }
+    } turn{*this};
     port.run();
     events.run_deferred();
     commands.run_deferred();
@@ -143,10 +156,6 @@ void Core::run() {
     commands.run();
     rx.run();
     tx.run();
-    running_ = false;
-    if (commands.pending() || tx.pending())
-        kick();
-    update_timer();
 }
 
 void Core::reset_objects() {

@@ -244,6 +244,8 @@ class PageSupply {
 
     static constexpr unsigned kBootPages = 64;
     static constexpr unsigned kInitPages = 1024;
+    /// No more than 1 GiB is taken, whatever the driver gives.
+    static constexpr std::size_t kMaxPages = 1U << 18;
 
     CommandStatus query(const Command &cmd);
     CommandStatus manage(const Command &cmd);
@@ -415,11 +417,13 @@ class TxEngine {
     std::vector<std::uint8_t> payload_;
     std::vector<std::uint8_t> frame_;
     unsigned vendor_syndrome_ = 0; ///< of the WQE in execution
+    unsigned frames_ = 0;          ///< of the WQE in execution
 };
 
 /// What steering made of a frame.
 struct SteeringVerdict {
     std::vector<std::uint32_t> tirns;
+    std::vector<std::uint32_t> counters; ///< that count the frame, once it is no longer waiting
     std::uint32_t flow_tag = 0;
     bool dropped = false;
 };
@@ -432,7 +436,15 @@ class Steering {
     [[nodiscard]] FlowTable *find(unsigned type, std::uint32_t id);
     [[nodiscard]] std::optional<std::uint32_t> root(unsigned type) const;
     void set_root(unsigned type, std::optional<std::uint32_t> table);
-    void reset() { roots_.clear(); }
+    void reset() {
+        roots_.clear();
+        groups = 0;
+        entries = 0;
+    }
+
+    /// Of all tables together.
+    std::size_t groups = 0;
+    std::size_t entries = 0;
 
   private:
     Core &core_;
@@ -500,7 +512,6 @@ struct Vport {
     unsigned min_inline = 0;
     unsigned mtu = 1500;
     unsigned admin_state = MLX5_VPORT_ADMIN_STATE_AUTO;
-    std::array<std::uint8_t, 0x100> context{}; ///< fields without behaviour of their own
     TrafficCounter rx_uc, rx_mc, rx_bc, tx_uc, tx_mc, tx_bc, rx_errors, tx_errors, local_loopback;
     std::uint64_t rx_steer_missed = 0;
 };
@@ -543,7 +554,6 @@ class Port {
     std::uint64_t link_downs_ = 0;
     TrafficCounter rx_, tx_, rx_mc_, rx_bc_, tx_mc_, tx_bc_;
     std::array<std::uint64_t, 12> rx_sizes_{};
-    std::map<std::uint32_t, std::vector<std::uint8_t>> stored_; ///< registers that only remember
 
   public:
     static constexpr unsigned kDefaultMtu = 1522;
@@ -614,6 +624,7 @@ class Core {
     bool hca_initialized = false;
     unsigned issi = 0;
 
+    PageAddressBudget page_addresses; ///< before the objects that draw on it
     ObjectTable<Uar> uars;
     ObjectTable<Pd> pds;
     ObjectTable<TransportDomain> transport_domains;
@@ -647,8 +658,10 @@ class Core {
   private:
     void uar_write(std::uint32_t uar, unsigned offset, ConstBytes data);
     bool running_ = false;
-    /// The upper half of a 64-bit doorbell that arrived as two 32-bit writes, by BAR offset.
+    /// The upper half of a 64-bit doorbell that arrived as two 32-bit writes, by BAR offset. Not
+    /// more than kMaxHalfDoorbells: far more than processors could be between the two writes.
     std::map<std::uint64_t, std::uint32_t> half_doorbells_;
+    static constexpr std::size_t kMaxHalfDoorbells = 4096;
 };
 
 /// The command that destroys an object: it must be there, and nothing may point to it. `release`

@@ -80,7 +80,6 @@ Syndrome Memory::write(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr,
 
 namespace {
 
-constexpr std::uint64_t kMttAddress = ~0xfffULL;
 constexpr std::size_t kMaxTranslationOctwords = 1U << 18;
 
 CommandStatus alloc_pd(Core &core, const Command &cmd) {
@@ -136,6 +135,7 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         return bad_resource(0x212);
 
     std::vector<std::uint64_t> mtt;
+    PageAddressBudget::Share share;
     unsigned page_shift = 12;
     if (mode == MLX5_MKC_ACCESS_MODE_MTT) {
         const std::size_t octwords = IFC_GET(mkc, mkc, translations_octword_size);
@@ -148,9 +148,11 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         const ConstBytes list = IFC_AT(create_mkey_in, cmd.in, klm_pas_mtt);
         if (given * 16 > list.size())
             return bad_input_length(0x215);
+        if (!core.page_addresses.take(octwords * 2, share))
+            return no_resources(0x21a);
         mtt.resize(octwords * 2);
         for (std::size_t i = 0; i < given * 2; ++i)
-            mtt[i] = load_be<std::uint64_t>(list.data() + i * 8) & kMttAddress;
+            mtt[i] = load_be<std::uint64_t>(list.data() + i * 8) & ~((1ULL << page_shift) - 1);
     }
     Mkey *mkey = core.mkeys.create();
     if (mkey == nullptr)
@@ -167,6 +169,7 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
     mkey->length = IFC_GET64(mkc, mkc, len);
     mkey->page_shift = page_shift;
     mkey->mtt = std::move(mtt);
+    mkey->share = std::move(share);
     mkey->context.assign(mkc.begin(), mkc.begin() + IFC_BYTES(mkc));
     ++pd->refs;
     IFC_SET(create_mkey_out, cmd.out, mkey_index, mkey->id);

@@ -13,16 +13,68 @@
 #include <list>
 #include <map>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace connectx {
 
 class Core;
 
+/// How many page addresses (8 bytes each) the objects of one device may hold together: the rings of
+/// queues and the translation tables of memory keys. An adapter keeps them in memory that the host
+/// gives it; the model in its own, which a guest must not be able to use up.
+class PageAddressBudget {
+  public:
+    explicit PageAddressBudget(std::size_t limit) : limit_(limit) {}
+    PageAddressBudget(const PageAddressBudget &) = delete;
+    PageAddressBudget &operator=(const PageAddressBudget &) = delete;
+
+    /// What an object has taken; given back with the object. The budget must live longer.
+    class Share {
+      public:
+        Share() = default;
+        Share(Share &&other) noexcept
+            : budget_(std::exchange(other.budget_, nullptr)), count_(other.count_) {}
+        Share &operator=(Share &&other) noexcept {
+            std::swap(budget_, other.budget_);
+            std::swap(count_, other.count_);
+            return *this;
+        }
+        Share(const Share &) = delete;
+        Share &operator=(const Share &) = delete;
+        ~Share() {
+            if (budget_ != nullptr)
+                budget_->used_ -= count_;
+        }
+
+      private:
+        friend class PageAddressBudget;
+        PageAddressBudget *budget_ = nullptr;
+        std::size_t count_ = 0;
+    };
+
+    /// Replaces what `share` has; false, and nothing changed, when there is not enough left.
+    [[nodiscard]] bool take(std::size_t count, Share &share) {
+        if (count > limit_ - used_)
+            return false;
+        Share taken;
+        taken.budget_ = this;
+        taken.count_ = count;
+        used_ += count;
+        share = std::move(taken);
+        return true;
+    }
+
+  private:
+    std::size_t limit_;
+    std::size_t used_ = 0;
+};
+
 /// A ring or buffer made of equal pages scattered over guest memory.
 struct PageList {
     std::vector<std::uint64_t> pages;
     unsigned page_shift = 12;
+    PageAddressBudget::Share share;
 
     [[nodiscard]] std::uint64_t bytes() const {
         return static_cast<std::uint64_t>(pages.size()) << page_shift;
@@ -56,10 +108,7 @@ struct QCounter {
     unsigned refs = 0;
     std::uint32_t out_of_buffer = 0;
     std::uint32_t resp_cqe_error = 0;
-    std::uint32_t req_cqe_error = 0;
     std::uint32_t resp_cqe_flush_error = 0;
-    std::uint32_t req_cqe_flush_error = 0;
-    std::uint32_t cq_overflow = 0;
 };
 
 struct Eq {
@@ -118,7 +167,8 @@ struct Mkey {
     std::uint64_t start = 0;
     std::uint64_t length = 0;
     unsigned page_shift = 12;
-    std::vector<std::uint64_t> mtt;    ///< page addresses, permission bits masked off
+    std::vector<std::uint64_t> mtt; ///< page addresses, bits below the page size masked off
+    PageAddressBudget::Share share;
     std::vector<std::uint8_t> context; ///< as given, for QUERY_MKEY
 };
 
@@ -133,7 +183,6 @@ struct Wq {
     GuestAddr dbr;
     std::uint32_t pd = 0;
     std::uint32_t uar = 0;
-    bool end_padding = false;
 };
 
 struct Sq {
@@ -144,11 +193,9 @@ struct Sq {
     QueueState state = QueueState::kReset;
     std::uint32_t cqn = 0;
     std::uint32_t tis = 0;
-    bool allow_mpw = false;
     bool reg_umr = false;
     bool flush_in_error = false;
     bool non_wire = false;
-    unsigned min_inline = 0;
     std::uint16_t pi = 0; ///< last doorbell
     std::uint16_t ci = 0; ///< next WQE basic block to execute
     bool queued = false;  ///< in the scheduler's list
@@ -167,7 +214,6 @@ struct Rq {
     std::uint32_t counter_set = 0;
     bool vlan_strip_disable = false;
     bool flush_in_error = false;
-    bool scatter_fcs = false;
     unsigned log_stride_size = 0; ///< striding: bytes of a stride
     unsigned log_num_strides = 0; ///< striding: strides of a WQE
     std::uint16_t ci = 0;         ///< WQEs consumed

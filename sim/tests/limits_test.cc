@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// What a guest cannot use up: the host's memory and the time of its main loop. Each limit is far
+// above what a driver asks for, and has an answer of its own.
+#include "mini_driver.h"
+#include "packets.h"
+
+#include <core.h>
+
+namespace connectx::test {
+namespace {
+
+class Limits : public testing::Test {
+  protected:
+    void SetUp() override { d.open(); }
+
+    /// Without mailboxes: some of this takes very many or very long commands.
+    CommandStatus execute(const Message &in, std::size_t out_size = 0x100) {
+        out.assign(out_size, 0);
+        return d.dev.core().commands.execute(in, out);
+    }
+
+    Message mkey_request(std::size_t octwords) const {
+        auto in = REQUEST(create_mkey, CREATE_MKEY);
+        const Bytes mkc = IFC_AT(create_mkey_in, Bytes(in), memory_key_mkey_entry);
+        IFC_SET(mkc, mkc, pd, d.pd);
+        IFC_SET(mkc, mkc, access_mode_1_0, MLX5_MKC_ACCESS_MODE_MTT);
+        IFC_SET(mkc, mkc, log_page_size, 12);
+        IFC_SET(mkc, mkc, translations_octword_size, octwords);
+        return in;
+    }
+
+    MiniDriver d{{}, 16U << 20};
+    Message out;
+};
+
+TEST_F(Limits, PageAddressesOfAllObjects) {
+    const Message largest = mkey_request(1U << 18);
+    std::vector<std::uint32_t> keys;
+    CommandStatus st;
+    while ((st = execute(largest)).ok() && keys.size() < 1000)
+        keys.push_back(IFC_GET(create_mkey_out, ConstBytes(out), mkey_index));
+    EXPECT_EQ(st.status, MLX5_CMD_STAT_NO_RES_ERR);
+    EXPECT_GE(keys.size(), 16U);
+    EXPECT_LT(keys.size(), 100U);
+    // Rings draw on the same: what the keys have left over is less than a page per entry.
+    for (std::size_t octwords = 1U << 17; octwords > 0; octwords /= 2)
+        while (execute(mkey_request(octwords)).ok()) {
+        }
+    auto cq_in = request(MLX5_CMD_OP_CREATE_CQ, IFC_BYTES(create_cq_in) + 64 * 8);
+    const Bytes cqc = IFC_AT(create_cq_in, Bytes(cq_in), cq_context);
+    IFC_SET(cqc, cqc, log_cq_size, 12);
+    IFC_SET(cqc, cqc, uar_page, d.uar);
+    IFC_SET(cqc, cqc, c_eqn_or_apu_element, d.comp_eq.id);
+    EXPECT_EQ(execute(cq_in).status, MLX5_CMD_STAT_NO_RES_ERR);
+    // What an object had is there again when it is gone, also when a command failed half-way.
+    auto destroy = REQUEST(destroy_mkey, DESTROY_MKEY);
+    IFC_SET(destroy_mkey_in, Bytes(destroy), mkey_index, keys.front());
+    EXPECT_TRUE(execute(destroy).ok());
+    store_be<std::uint64_t>(IFC_AT(create_cq_in, Bytes(cq_in), pas).data(), 0x123);
+    for (unsigned i = 0; i < 20000; ++i)
+        ASSERT_EQ(execute(cq_in).status, MLX5_CMD_STAT_BAD_PARAM_ERR);
+    EXPECT_TRUE(execute(largest).ok());
+    EXPECT_EQ(execute(largest).status, MLX5_CMD_STAT_NO_RES_ERR);
+    // And after a teardown all of it.
+    EXPECT_TRUE(execute(REQUEST(teardown_hca, TEARDOWN_HCA)).ok());
+    EXPECT_TRUE(execute(REQUEST(init_hca, INIT_HCA)).ok());
+    EXPECT_TRUE(execute(REQUEST(alloc_pd, ALLOC_PD)).ok());
+    d.pd = IFC_GET(alloc_pd_out, ConstBytes(out), pd);
+    EXPECT_TRUE(execute(mkey_request(1U << 18)).ok());
+}
+
+/// A page address is that of a whole page: with what is below the page size it would lead past the
+/// end of the page that the driver meant.
+TEST_F(Limits, PagesAreAligned) {
+    auto in = request(MLX5_CMD_OP_CREATE_CQ, IFC_BYTES(create_cq_in) + 8);
+    const Bytes cqc = IFC_AT(create_cq_in, Bytes(in), cq_context);
+    IFC_SET(cqc, cqc, log_cq_size, 8);
+    IFC_SET(cqc, cqc, uar_page, d.uar);
+    IFC_SET(cqc, cqc, c_eqn_or_apu_element, d.comp_eq.id);
+    IFC_SET(cqc, cqc, log_page_size, 2);
+    const Bytes pas = IFC_AT(create_cq_in, Bytes(in), pas);
+    store_be<std::uint64_t>(pas.data(), 0x1'0000'1000);
+    EXPECT_EQ(execute(in).status, MLX5_CMD_STAT_BAD_PARAM_ERR);
+    store_be<std::uint64_t>(pas.data(), ~0xfffULL);
+    EXPECT_EQ(execute(in).status, MLX5_CMD_STAT_BAD_PARAM_ERR);
+    store_be<std::uint64_t>(pas.data(), 0x1'0000'4000);
+    EXPECT_EQ(execute(in).status, MLX5_CMD_STAT_OK);
+}
+
+TEST_F(Limits, PagesThatADriverGives) {
+    const auto give = [this](std::size_t first, std::size_t n) {
+        auto in = request(MLX5_CMD_OP_MANAGE_PAGES, IFC_BYTES(manage_pages_in) + n * 8, 1);
+        IFC_SET(manage_pages_in, Bytes(in), input_num_entries, n);
+        for (std::size_t i = 0; i < n; ++i)
+            store_be<std::uint64_t>(in.data() + IFC_BYTES(manage_pages_in) + i * 8,
+                                    0x100'0000'0000 + (first + i) * 4096);
+        return execute(in).status;
+    };
+    EXPECT_EQ(give(0, 100'000), MLX5_CMD_STAT_OK);
+    EXPECT_EQ(give(100'000, 100'000), MLX5_CMD_STAT_OK);
+    EXPECT_EQ(give(200'000, 100'000), MLX5_CMD_STAT_LIM_ERR);
+    EXPECT_EQ(give(200'000, 1), MLX5_CMD_STAT_OK);
+}
+
+TEST_F(Limits, SemaphoresOfTheGateway) {
+    constexpr unsigned kControl = 0x4;
+    constexpr unsigned kAddress = 0x10;
+    constexpr unsigned kData = 0x14;
+    d.dev.vsc_write(kControl, 0xa);
+    const auto read = [&](std::uint32_t at) {
+        d.dev.vsc_write(kAddress, at);
+        return d.dev.vsc_read(kData);
+    };
+    const auto write = [&](std::uint32_t at, std::uint32_t value) {
+        d.dev.vsc_write(kData, value);
+        d.dev.vsc_write(kAddress, at | 1U << 31);
+    };
+    for (std::uint32_t at = 0; at < 1000; ++at)
+        write(at * 4, at + 1);
+    unsigned taken = 0;
+    for (std::uint32_t at = 0; at < 1000; ++at)
+        taken += read(at * 4) == at + 1;
+    EXPECT_GE(taken, 16U);
+    EXPECT_LT(taken, 1000U);
+    // One that is given back can be taken.
+    EXPECT_EQ(read(999 * 4), 0U);
+    write(0, 0);
+    write(999 * 4, 5);
+    EXPECT_EQ(read(999 * 4), 5U);
+}
+
+TEST_F(Limits, HalvesOfDoorbells) {
+    TestCq cq = d.create_cq(6);
+    TestSq sq = d.create_sq(cq, 6);
+    std::vector<std::uint32_t> uars;
+    for (unsigned i = 0; i < 40; ++i) {
+        ASSERT_TRUE(execute(REQUEST(alloc_uar, ALLOC_UAR)).ok());
+        uars.push_back(IFC_GET(alloc_uar_out, ConstBytes(out), uar));
+    }
+    for (auto uar : uars)
+        for (unsigned at = 0x800; at < 0x1000; at += 8)
+            d.write32((static_cast<std::uint64_t>(uar) << 12) + at, 0xffffffff);
+    // Doorbells in one piece do not mind.
+    d.post(sq, MLX5_OPCODE_SEND, d.eth_segments({}, {make_frame({}, pattern(100))}));
+    EXPECT_EQ(d.host.wire.size(), 1U);
+}
+
+TEST_F(Limits, FlowGroupsAndEntriesOfAllTables) {
+    const auto group = [this](std::uint32_t table, unsigned start, unsigned end) {
+        return execute(d.group_request(table, start, end, {})).status;
+    };
+    const auto full = d.create_table(2, 16);
+    for (unsigned i = 0; i < 1U << 16; ++i)
+        ASSERT_EQ(group(full, i, i), MLX5_CMD_STAT_OK);
+    const auto other = d.create_table(1, 16);
+    EXPECT_EQ(group(other, 0, 0xffff), MLX5_CMD_STAT_NO_RES_ERR);
+    auto destroy = REQUEST(destroy_flow_group, DESTROY_FLOW_GROUP);
+    IFC_SET(destroy_flow_group_in, Bytes(destroy), table_id, full);
+    IFC_SET(destroy_flow_group_in, Bytes(destroy), group_id, 1);
+    EXPECT_TRUE(execute(destroy).ok());
+    auto by_port = d.group_request(other, 0, 0xffff, [](Bytes m) {
+        const Bytes outer = IFC_AT(fte_match_param, m, outer_headers);
+        IFC_SET(fte_match_set_lyr_2_4, outer, udp_sport, 0xffff);
+        IFC_SET(fte_match_set_lyr_2_4, outer, udp_dport, 0xffff);
+    });
+    EXPECT_TRUE(execute(by_port).ok());
+    const std::uint32_t id = IFC_GET(create_flow_group_out, ConstBytes(out), group_id);
+
+    const auto entry = [&](std::uint32_t table, std::uint32_t group_id, unsigned index) {
+        return execute(d.fte_request(
+                           table, group_id, index, {},
+                           [index](Bytes m) {
+                               IFC_SET(fte_match_set_lyr_2_4,
+                                       IFC_AT(fte_match_param, m, outer_headers), udp_sport, index);
+                           },
+                           MLX5_FLOW_CONTEXT_ACTION_DROP))
+            .status;
+    };
+    for (unsigned i = 0; i < 1U << 16; ++i)
+        ASSERT_EQ(entry(other, id, i), MLX5_CMD_STAT_OK);
+    EXPECT_EQ(entry(full, 2, 1), MLX5_CMD_STAT_NO_RES_ERR);
+    EXPECT_EQ(entry(other, id, 7), MLX5_CMD_STAT_OK) << "one that is there can be set anew";
+    auto remove = REQUEST(delete_fte, DELETE_FLOW_TABLE_ENTRY);
+    IFC_SET(delete_fte_in, Bytes(remove), table_id, other);
+    IFC_SET(delete_fte_in, Bytes(remove), flow_index, 7);
+    EXPECT_TRUE(execute(remove).ok());
+    EXPECT_EQ(entry(full, 2, 1), MLX5_CMD_STAT_OK);
+}
+
+/// Miss tables that lead to each other, each with very many groups: the frame is given up.
+TEST_F(Limits, WorkForOneFrame) {
+    constexpr unsigned kGroups = 20'000;
+    const auto first = d.create_table(1, 16);
+    const auto second = d.create_table(1, 16, first);
+    for (auto table : {first, second})
+        for (unsigned i = 0; i < kGroups; ++i)
+            ASSERT_TRUE(execute(d.group_request(table, i, i, {})).ok());
+    auto in = REQUEST(modify_flow_table, MODIFY_FLOW_TABLE);
+    IFC_SET(modify_flow_table_in, Bytes(in), table_id, first);
+    IFC_SET(modify_flow_table_in, Bytes(in), modify_field_select, 1);
+    IFC_SET(modify_flow_table_in, Bytes(in), flow_table_context.table_miss_action, 1);
+    IFC_SET(modify_flow_table_in, Bytes(in), flow_table_context.table_miss_id, second);
+    ASSERT_TRUE(execute(in).ok());
+    d.set_root(first);
+    const Frame f = make_frame({}, pattern(100));
+    for (unsigned i = 0; i < 100; ++i)
+        d.dev.wire_rx(f);
+    EXPECT_EQ(d.dev.stats().rx_dropped, 100U);
+}
+
+TEST_F(Limits, CopiesOfOneFrame) {
+    TestCq cq = d.create_cq(12);
+    TestRq rq = d.create_rq(cq, {.log_size = 9, .buffer_size = 256});
+    d.post(rq, 512);
+    const auto tir = d.create_tir(rq.id);
+    // Tables that fork: each sends the frame to two others of the next level.
+    std::uint32_t below[2] = {};
+    for (unsigned level = 20; level > 0; --level) {
+        std::uint32_t tables[2];
+        for (auto &table : tables) {
+            table = d.create_table(level, 1);
+            const auto group = d.create_group(table, 0, 0);
+            const std::pair<unsigned, std::uint32_t> to_tir{MLX5_IFC_FLOW_DESTINATION_TYPE_TIR,
+                                                            tir};
+            const auto to = [&](unsigned i) {
+                return below[0] == 0 ? to_tir
+                                     : std::pair<unsigned, std::uint32_t>{
+                                           MLX5_IFC_FLOW_DESTINATION_TYPE_FLOW_TABLE, below[i]};
+            };
+            d.must(d.fte_request(table, group, 0, {to(0), to(1)}), IFC_BYTES(set_fte_out));
+        }
+        below[0] = tables[0];
+        below[1] = tables[1];
+    }
+    d.set_root(below[0]);
+    Frame f = make_frame({}, pattern(100));
+    d.dev.wire_rx(f);
+    d.settle();
+    unsigned copies = 0;
+    while (d.poll(cq) != nullptr)
+        ++copies;
+    EXPECT_GT(copies, 2U);
+    EXPECT_LE(copies, 64U);
+}
+
+class SendLimits : public Limits {
+  protected:
+    void SetUp() override {
+        Limits::SetUp();
+        cq = d.create_cq(6);
+        sq = d.create_sq(cq, 6);
+    }
+    /// An LSO WQE with segments of one byte.
+    Message bytes(std::size_t count) {
+        const Frame header = make_frame({.tcp = true}, {});
+        return d.eth_segments({.mss = 1, .inline_header = header}, {Message(count)});
+    }
+    TestCq cq;
+    TestSq sq;
+};
+
+TEST_F(SendLimits, FramesOfOneWqe) {
+    d.post(sq, MLX5_OPCODE_LSO, bytes(65535));
+    EXPECT_EQ(d.host.wire.size(), 65535U);
+    const mlx5_cqe64 *cqe = d.poll(cq);
+    ASSERT_NE(cqe, nullptr);
+    EXPECT_EQ(cqe->op_own >> 4, MLX5_CQE_REQ);
+    d.host.wire.clear();
+    d.post(sq, MLX5_OPCODE_LSO, bytes(65536));
+    EXPECT_TRUE(d.host.wire.empty());
+    cqe = d.poll(cq);
+    ASSERT_NE(cqe, nullptr);
+    EXPECT_EQ(cqe->op_own >> 4, MLX5_CQE_REQ_ERR);
+    EXPECT_EQ(reinterpret_cast<const mlx5_err_cqe *>(cqe)->syndrome,
+              static_cast<std::uint8_t>(Syndrome::kLocalLength));
+}
+
+/// The host's loop gets control back though there is more to send.
+TEST_F(SendLimits, FramesOfOneTurn) {
+    for (unsigned i = 0; i < 4; ++i)
+        d.post(sq, MLX5_OPCODE_LSO, bytes(5000), true, false);
+    d.host.put<std::uint32_t>(sq.dbr + 4, sq.pc);
+    d.write64((static_cast<std::uint64_t>(d.uar) << 12) + 0x800,
+              d.host.get<std::uint64_t>(sq.ring.entry(0)));
+    d.host.work_pending = false;
+    d.dev.run();
+    EXPECT_EQ(d.host.wire.size(), 5000U);
+    EXPECT_TRUE(d.host.work_pending);
+    d.settle();
+    EXPECT_EQ(d.host.wire.size(), 20000U);
+}
+
+/// A host that runs out of memory in the middle of something.
+TEST_F(SendLimits, AfterAnExceptionTheDeviceGoesOn) {
+    const Message wqe = d.eth_segments({}, {make_frame({}, pattern(100))});
+    d.host.on_wire_tx = [](auto) { throw std::bad_alloc(); };
+    EXPECT_THROW(d.post(sq, MLX5_OPCODE_SEND, wqe), std::bad_alloc);
+    d.host.on_wire_tx = nullptr;
+    d.host.wire.clear();
+    d.post(sq, MLX5_OPCODE_SEND, wqe);
+    EXPECT_EQ(d.host.wire.size(), 2U) << "the one that was interrupted is sent again";
+}
+
+} // namespace
+} // namespace connectx::test
