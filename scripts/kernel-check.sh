@@ -44,57 +44,9 @@ prepare() {
     kernel_make "$WORK/tree" -s prepare
 }
 
-# Those of the given sources that the present configuration compiles, as .o targets. A source that its
-# Makefile leaves out would be compiled by an explicit target all the same.
+# Those of the given sources that the present configuration compiles, as .o targets.
 enabled_objects() {
-    local source folder base
-    while IFS= read -r source; do
-        folder=$(dirname "$source")
-        base=$(basename "$source" .c)
-        [[ -f $WORK/tree/$source ]] || continue
-        if kernel_enabled "$folder" "$base"; then
-            printf '%s\n' "$folder/$base.o"
-        fi
-    done
-}
-
-# Prints the lines of a Makefile, continued ones whole, without what "ifneq ($(CONFIG_X),)" leaves out.
-makefile_lines() {
-    sed -e ':a' -e '/\\$/{N; s/\\\n/ /; ta' -e '}' "$1" | tr -s '\t' ' ' | awk -v config="$2" '
-        BEGIN { while ((getline line < config) > 0) if (line ~ /^CONFIG_[A-Za-z0-9_]+=[ym]/) on[substr(line, 1, index(line, "=") - 1)] = 1 }
-        /^ifneq \(\$\(CONFIG_[A-Za-z0-9_]+\),\)/ { match($0, /CONFIG_[A-Za-z0-9_]+/); skip[++depth] = !(substr($0, RSTART, RLENGTH) in on); next }
-        /^if/ { depth++; next }
-        /^endif/ { delete skip[depth--]; next }
-        { for (i = 1; i <= depth; i++) if (skip[i]) next; print }'
-}
-
-# makefile_enables MAKEFILE NAME: some line of MAKEFILE names NAME under an option that is on, or under
-# none. 1: only under options that are off; 2: no line names it.
-makefile_enables() {
-    local line named=2
-    [[ -f $WORK/tree/$1 ]] || return 2
-    # Lines that end in a backslash go on in the next.
-    while read -r line; do
-        [[ " $line " = *" $2 "* ]] || continue
-        [[ $line =~ \$\((CONFIG_[A-Za-z0-9_]+)\) ]] || return 0
-        ! grep -qE "^${BASH_REMATCH[1]}=[ym]" "$WORK/tree/.config" || return 0
-        named=1
-    done < <(makefile_lines "$WORK/tree/$1" "$WORK/tree/.config")
-    return "$named"
-}
-
-# kernel_enabled FOLDER BASE: is FOLDER/BASE.c compiled? By the Makefile of the folder, unless the
-# parent's leaves the folder out; or by the parent's, as in mlx5.
-kernel_enabled() {
-    local folder=$1 base=$2 parent name makefile status=0
-    parent=$(dirname "$folder")
-    name=$(basename "$folder")
-    makefile_enables "$parent/Makefile" "$name/" || status=$?
-    ((status != 1)) || return 1
-    for makefile in "$folder/Kbuild" "$folder/Makefile"; do
-        ! makefile_enables "$makefile" "$base.o" || return 0
-    done
-    makefile_enables "$parent/Makefile" "$name/$base.o"
+    kernel_enabled_objects "$WORK/tree" "$WORK/tree/.config"
 }
 
 warnings_of() {

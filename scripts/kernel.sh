@@ -145,6 +145,63 @@ kernel_make() {
         CCACHE_DEPEND=1 make -C "$tree" -j"$JOBS" ARCH=x86_64 CC='ccache gcc' HOSTCC='ccache gcc' "$@"
 }
 
+# --- which sources a configuration compiles: for checks of single objects ---------------------------
+
+# kernel_makefile_lines MAKEFILE CONFIG prints the lines of a Makefile, continued ones whole, without what
+# "ifneq ($(CONFIG_X),)" leaves out.
+kernel_makefile_lines() {
+    sed -e ':a' -e '/\\$/{N; s/\\\n/ /; ta' -e '}' "$1" | tr -s '\t' ' ' | awk -v config="$2" '
+        BEGIN { while ((getline line < config) > 0) if (line ~ /^CONFIG_[A-Za-z0-9_]+=[ym]/) on[substr(line, 1, index(line, "=") - 1)] = 1 }
+        /^ifneq \(\$\(CONFIG_[A-Za-z0-9_]+\),\)/ { match($0, /CONFIG_[A-Za-z0-9_]+/); skip[++depth] = !(substr($0, RSTART, RLENGTH) in on); next }
+        /^if/ { depth++; next }
+        /^endif/ { delete skip[depth--]; next }
+        { for (i = 1; i <= depth; i++) if (skip[i]) next; print }'
+}
+
+# kernel_makefile_enables MAKEFILE CONFIG NAME: some line of MAKEFILE names NAME under an option that is on,
+# or under none. 1: only under options that are off; 2: no line names it.
+kernel_makefile_enables() {
+    local line named=2
+    [[ -f $1 ]] || return 2
+    # Lines that end in a backslash go on in the next.
+    while read -r line; do
+        [[ " $line " = *" $3 "* ]] || continue
+        [[ $line =~ \$\((CONFIG_[A-Za-z0-9_]+)\) ]] || return 0
+        ! grep -qE "^${BASH_REMATCH[1]}=[ym]" "$2" || return 0
+        named=1
+    done < <(kernel_makefile_lines "$1" "$2")
+    return "$named"
+}
+
+# kernel_enabled TREE CONFIG FOLDER BASE: is FOLDER/BASE.c compiled? By the Makefile of the folder, unless
+# the parent's leaves the folder out; or by the parent's, as in mlx5.
+kernel_enabled() {
+    local tree=$1 config=$2 folder=$3 base=$4 parent name makefile status=0
+    parent=$(dirname "$folder")
+    name=$(basename "$folder")
+    kernel_makefile_enables "$tree/$parent/Makefile" "$config" "$name/" || status=$?
+    ((status != 1)) || return 1
+    for makefile in "$folder/Kbuild" "$folder/Makefile"; do
+        ! kernel_makefile_enables "$tree/$makefile" "$config" "$base.o" || return 0
+    done
+    kernel_makefile_enables "$tree/$parent/Makefile" "$config" "$name/$base.o"
+}
+
+# kernel_enabled_objects TREE CONFIG reads names of sources, one a line, and prints those that are there
+# and that CONFIG compiles, as .o targets. A source that its Makefile leaves out would be compiled by an
+# explicit target all the same.
+kernel_enabled_objects() {
+    local tree=$1 config=$2 source folder base
+    while IFS= read -r source; do
+        folder=$(dirname "$source")
+        base=$(basename "$source" .c)
+        [[ -f $tree/$source ]] || continue
+        if kernel_enabled "$tree" "$config" "$folder" "$base"; then
+            printf '%s\n' "$folder/$base.o"
+        fi
+    done
+}
+
 kernel_progress() {
     printf '%s/~%s objects' "$(grep -cE '^  (CC|AS)( \[M\])? ' "$1")" "$KERNEL_PROGRESS_TOTAL"
 }

@@ -30,23 +30,34 @@ class Limits : public testing::Test {
         return in;
     }
 
+    void destroy(std::uint32_t mkey_index) {
+        auto in = REQUEST(destroy_mkey, DESTROY_MKEY);
+        IFC_SET(destroy_mkey_in, Bytes(in), mkey_index, mkey_index);
+        EXPECT_TRUE(execute(in).ok());
+    }
+
+    /// Creates memory keys until there is not an octword left; gives back the largest of them.
+    std::vector<std::uint32_t> use_up_memory() {
+        constexpr std::size_t kLargest = 1U << 18;
+        std::vector<std::uint32_t> keys;
+        CommandStatus st;
+        for (std::size_t octwords = kLargest; octwords > 0; octwords /= 2)
+            while ((st = execute(mkey_request(octwords))).ok())
+                if (octwords == kLargest)
+                    keys.push_back(IFC_GET(create_mkey_out, ConstBytes(out), mkey_index));
+        EXPECT_EQ(st.status, MLX5_CMD_STAT_NO_RES_ERR);
+        return keys;
+    }
+
     MiniDriver d{{}, 16U << 20};
     Message out;
 };
 
 TEST_F(Limits, PageAddressesOfAllObjects) {
-    const Message largest = mkey_request(1U << 18);
-    std::vector<std::uint32_t> keys;
-    CommandStatus st;
-    while ((st = execute(largest)).ok() && keys.size() < 1000)
-        keys.push_back(IFC_GET(create_mkey_out, ConstBytes(out), mkey_index));
-    EXPECT_EQ(st.status, MLX5_CMD_STAT_NO_RES_ERR);
+    const auto keys = use_up_memory();
     EXPECT_GE(keys.size(), 16U);
     EXPECT_LT(keys.size(), 100U);
-    // Rings draw on the same: what the keys have left over is less than a page per entry.
-    for (std::size_t octwords = 1U << 17; octwords > 0; octwords /= 2)
-        while (execute(mkey_request(octwords)).ok()) {
-        }
+    // Rings draw on the same.
     auto cq_in = request(MLX5_CMD_OP_CREATE_CQ, IFC_BYTES(create_cq_in) + 64 * 8);
     const Bytes cqc = IFC_AT(create_cq_in, Bytes(cq_in), cq_context);
     IFC_SET(cqc, cqc, log_cq_size, 12);
@@ -54,12 +65,11 @@ TEST_F(Limits, PageAddressesOfAllObjects) {
     IFC_SET(cqc, cqc, c_eqn_or_apu_element, d.comp_eq.id);
     EXPECT_EQ(execute(cq_in).status, MLX5_CMD_STAT_NO_RES_ERR);
     // What an object had is there again when it is gone, also when a command failed half-way.
-    auto destroy = REQUEST(destroy_mkey, DESTROY_MKEY);
-    IFC_SET(destroy_mkey_in, Bytes(destroy), mkey_index, keys.front());
-    EXPECT_TRUE(execute(destroy).ok());
+    destroy(keys.front());
     store_be<std::uint64_t>(IFC_AT(create_cq_in, Bytes(cq_in), pas).data(), 0x123);
     for (unsigned i = 0; i < 20000; ++i)
         ASSERT_EQ(execute(cq_in).status, MLX5_CMD_STAT_BAD_PARAM_ERR);
+    const Message largest = mkey_request(1U << 18);
     EXPECT_TRUE(execute(largest).ok());
     EXPECT_EQ(execute(largest).status, MLX5_CMD_STAT_NO_RES_ERR);
     // And after a teardown all of it.
@@ -67,7 +77,7 @@ TEST_F(Limits, PageAddressesOfAllObjects) {
     EXPECT_TRUE(execute(REQUEST(init_hca, INIT_HCA)).ok());
     EXPECT_TRUE(execute(REQUEST(alloc_pd, ALLOC_PD)).ok());
     d.pd = IFC_GET(alloc_pd_out, ConstBytes(out), pd);
-    EXPECT_TRUE(execute(mkey_request(1U << 18)).ok());
+    EXPECT_EQ(use_up_memory().size(), keys.size());
 }
 
 /// A page address is that of a whole page: with what is below the page size it would lead past the
@@ -146,30 +156,20 @@ TEST_F(Limits, HalvesOfDoorbells) {
     EXPECT_EQ(d.host.wire.size(), 1U);
 }
 
-TEST_F(Limits, FlowGroupsAndEntriesOfAllTables) {
-    const auto group = [this](std::uint32_t table, unsigned start, unsigned end) {
-        return execute(d.group_request(table, start, end, {})).status;
+TEST_F(Limits, FlowGroupsAndEntries) {
+    const auto table = d.create_table(1, 16);
+    const auto by_port = [](Bytes m) {
+        IFC_SET(fte_match_set_lyr_2_4, IFC_AT(fte_match_param, m, outer_headers), udp_sport,
+                0xffff);
     };
-    const auto full = d.create_table(2, 16);
-    for (unsigned i = 0; i < 1U << 16; ++i)
-        ASSERT_EQ(group(full, i, i), MLX5_CMD_STAT_OK);
-    const auto other = d.create_table(1, 16);
-    EXPECT_EQ(group(other, 0, 0xffff), MLX5_CMD_STAT_NO_RES_ERR);
-    auto destroy = REQUEST(destroy_flow_group, DESTROY_FLOW_GROUP);
-    IFC_SET(destroy_flow_group_in, Bytes(destroy), table_id, full);
-    IFC_SET(destroy_flow_group_in, Bytes(destroy), group_id, 1);
-    EXPECT_TRUE(execute(destroy).ok());
-    auto by_port = d.group_request(other, 0, 0xffff, [](Bytes m) {
-        const Bytes outer = IFC_AT(fte_match_param, m, outer_headers);
-        IFC_SET(fte_match_set_lyr_2_4, outer, udp_sport, 0xffff);
-        IFC_SET(fte_match_set_lyr_2_4, outer, udp_dport, 0xffff);
-    });
-    EXPECT_TRUE(execute(by_port).ok());
-    const std::uint32_t id = IFC_GET(create_flow_group_out, ConstBytes(out), group_id);
-
-    const auto entry = [&](std::uint32_t table, std::uint32_t group_id, unsigned index) {
+    const auto keys = use_up_memory();
+    EXPECT_EQ(execute(d.group_request(table, 0, 0xffff, by_port)).status, MLX5_CMD_STAT_NO_RES_ERR);
+    destroy(keys.front());
+    ASSERT_TRUE(execute(d.group_request(table, 0, 0xffff, by_port)).ok());
+    const std::uint32_t group = IFC_GET(create_flow_group_out, ConstBytes(out), group_id);
+    const auto entry = [&](unsigned index) {
         return execute(d.fte_request(
-                           table, group_id, index, {},
+                           table, group, index, {},
                            [index](Bytes m) {
                                IFC_SET(fte_match_set_lyr_2_4,
                                        IFC_AT(fte_match_param, m, outer_headers), udp_sport, index);
@@ -177,15 +177,41 @@ TEST_F(Limits, FlowGroupsAndEntriesOfAllTables) {
                            MLX5_FLOW_CONTEXT_ACTION_DROP))
             .status;
     };
-    for (unsigned i = 0; i < 1U << 16; ++i)
-        ASSERT_EQ(entry(other, id, i), MLX5_CMD_STAT_OK);
-    EXPECT_EQ(entry(full, 2, 1), MLX5_CMD_STAT_NO_RES_ERR);
-    EXPECT_EQ(entry(other, id, 7), MLX5_CMD_STAT_OK) << "one that is there can be set anew";
-    auto remove = REQUEST(delete_fte, DELETE_FLOW_TABLE_ENTRY);
-    IFC_SET(delete_fte_in, Bytes(remove), table_id, other);
-    IFC_SET(delete_fte_in, Bytes(remove), flow_index, 7);
-    EXPECT_TRUE(execute(remove).ok());
-    EXPECT_EQ(entry(full, 2, 1), MLX5_CMD_STAT_OK);
+    const auto remove = [&](unsigned index) {
+        auto in = REQUEST(delete_fte, DELETE_FLOW_TABLE_ENTRY);
+        IFC_SET(delete_fte_in, Bytes(in), table_id, table);
+        IFC_SET(delete_fte_in, Bytes(in), flow_index, index);
+        EXPECT_TRUE(execute(in).ok());
+    };
+    unsigned entries = 0;
+    while (entries < 1U << 16 && entry(entries) == MLX5_CMD_STAT_OK)
+        ++entries;
+    EXPECT_GT(entries, 1000U);
+    EXPECT_LT(entries, 10'000U) << "of 4 MiB";
+    EXPECT_EQ(entry(entries), MLX5_CMD_STAT_NO_RES_ERR);
+    remove(7);
+    EXPECT_EQ(entry(7), MLX5_CMD_STAT_OK);
+    EXPECT_EQ(entry(entries), MLX5_CMD_STAT_NO_RES_ERR);
+    for (unsigned i = 0; i < entries; ++i)
+        remove(i);
+    auto in = REQUEST(destroy_flow_group, DESTROY_FLOW_GROUP);
+    IFC_SET(destroy_flow_group_in, Bytes(in), table_id, table);
+    IFC_SET(destroy_flow_group_in, Bytes(in), group_id, group);
+    EXPECT_TRUE(execute(in).ok());
+    EXPECT_TRUE(execute(mkey_request(1U << 18)).ok()) << "all that they had is back";
+}
+
+/// However a long message goes on, an entry keeps what belongs to it.
+TEST_F(Limits, LongMessages) {
+    const auto keys = use_up_memory();
+    destroy(keys.front());
+    const auto table = d.create_table(1, 4);
+    ASSERT_TRUE(execute(d.group_request(table, 0, 3, {})).ok());
+    const std::uint32_t group = IFC_GET(create_flow_group_out, ConstBytes(out), group_id);
+    auto in = d.fte_request(table, group, 0, {}, {}, MLX5_FLOW_CONTEXT_ACTION_DROP);
+    in.resize(CommandInterface::kMaxMessage);
+    for (unsigned i = 0; i < 4; ++i)
+        EXPECT_TRUE(execute(in).ok());
 }
 
 /// Miss tables that lead to each other, each with very many groups: the frame is given up.

@@ -67,9 +67,11 @@ void World::take_connectx() {
     const InNamespace inside(first.get());
     command("ip link set eth0 down; ip link set eth1 down; ip link set eth0 name va netns " +
             a.path() + "; ip link set eth1 name vb netns " + b.path());
+    has_connectx_ = true;
 }
 
 void World::give_back_connectx() {
+    has_connectx_ = false;
     for (const auto &[ns, device, back] :
          {std::tuple{&a, "va", "eth0"}, std::tuple{&b, "vb", "eth1"}})
         ns->command(std::string("tc qdisc del dev ") + device + " root 2>/dev/null || true; " +
@@ -106,7 +108,8 @@ World::World(Wire wire) : wire_(wire) {
         take_connectx();
         for (const auto &[ns, device] : {std::pair{&a, "va"}, std::pair{&b, "vb"}})
             ns->command(std::string("ethtool -K ") + device +
-                        " udp-crypto-hw-tx-offload on tx-udp-segmentation on; ip link set " +
+                        " udp-crypto-hw-tx-offload on tx on sg on gso on tx-udp-segmentation on "
+                        ">/dev/null; ip link set " +
                         device + " mtu 1500 up");
         a.command(addresses_a);
         b.command(addresses_b);
@@ -138,6 +141,8 @@ World::World(Wire wire) : wire_(wire) {
 }
 
 void World::remove_devices() {
+    if (has_connectx_)
+        give_back_connectx();
     if (first_id_ == 0)
         return;
     for (unsigned id : {first_id_, first_id_ + 1})
@@ -147,8 +152,6 @@ void World::remove_devices() {
 
 World::~World() {
     try {
-        if (wire_ == Wire::kConnectx)
-            give_back_connectx();
         remove_devices();
     } catch (const std::exception &error) {
         ADD_FAILURE() << error.what();

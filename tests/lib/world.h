@@ -38,7 +38,7 @@ class World {
     World(const World &) = delete;
     World &operator=(const World &) = delete;
     Wire wire() const { return wire_; }
-    // Takes the simulated devices away (kOffload and kOffloadNoSegmentation).
+    // Takes the devices away from both hosts (not with kVeth).
     void remove_devices();
     // The Ethernet address of a device.
     static std::string mac(const NetNamespace &ns, const std::string &device);
@@ -61,7 +61,8 @@ class World {
     void give_back_connectx();
 
     Wire wire_;
-    unsigned first_id_ = 0;
+    unsigned first_id_ = 0;     // of the simulated devices, or 0
+    bool has_connectx_ = false; // the ConnectX devices are here
     std::unique_ptr<Sniffer> sniffer_a_;
     std::unique_ptr<Sniffer> sniffer_b_;
 };

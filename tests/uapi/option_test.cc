@@ -388,11 +388,12 @@ TEST_P(Option, Capabilities) {
                                 1U << UDP_QUIC_CIPHER_CHACHA20_POLY1305 |
                                 1U << UDP_QUIC_CIPHER_AES_128_CCM);
     EXPECT_EQ(caps.cmsg_flags, UDP_QUIC_CRYPTO_F_TAG_ROOM);
-    EXPECT_EQ(caps.sa_flags, UDP_CRYPTO_SA_F_SAME_UID);
+    EXPECT_EQ(caps.sa_flags, UDP_CRYPTO_SA_F_SAME_UID | UDP_CRYPTO_SA_F_GUARD_PN);
     EXPECT_EQ(caps.max_sa, std::stoul(read_file("/proc/sys/net/ipv4/udp_crypto_max_sa")));
     EXPECT_EQ(caps.max_segments, 128U); // UDP_MAX_SEGMENTS of Linux 6.12
     EXPECT_EQ(caps.tag_len, UDP_QUIC_TAG_LEN);
-    EXPECT_EQ(caps.reserved, 0U);
+    EXPECT_EQ(caps.max_sa_per_uid,
+              std::stoul(read_file("/proc/sys/net/ipv4/udp_crypto_max_sa_per_uid")));
 }
 
 TEST_P(Option, CapabilitiesAsMuchAsThereIsRoomFor) {

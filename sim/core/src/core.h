@@ -110,6 +110,8 @@ class CommandInterface {
     void reset();
     /// Answers commands that a fault has held back long enough.
     void run_deferred();
+    /// Those of them that have been executed are answered now.
+    void release_done();
     [[nodiscard]] std::uint64_t next_deadline() const {
         return held_back_.empty() ? UINT64_MAX : held_back_.begin()->first;
     }
@@ -135,7 +137,13 @@ class CommandInterface {
     Core &core_;
     GuestAddr queue_;
     std::uint32_t pending_ = 0;
-    std::multimap<std::uint64_t, unsigned> held_back_; ///< time of the answer, slot
+    /// A command whose answer is late.
+    struct HeldBack {
+        unsigned index;                        ///< slot
+        std::optional<mlx5_cmd_layout> answer; ///< of one that has been executed
+    };
+    static constexpr std::uint64_t kUntilReleased = UINT64_MAX;
+    std::multimap<std::uint64_t, HeldBack> held_back_; ///< by the time of the answer
     std::map<std::uint16_t, std::uint64_t> unknown_;
     std::map<std::uint16_t, std::uint64_t> unknown_registers_;
 };
@@ -414,10 +422,10 @@ class TxEngine {
 
     Core &core_;
     std::deque<std::uint32_t> ready_;
+    unsigned frames_ = 0; ///< of the WQE in execution
     std::vector<std::uint8_t> payload_;
     std::vector<std::uint8_t> frame_;
     unsigned vendor_syndrome_ = 0; ///< of the WQE in execution
-    unsigned frames_ = 0;          ///< of the WQE in execution
 };
 
 /// What steering made of a frame.
@@ -436,15 +444,7 @@ class Steering {
     [[nodiscard]] FlowTable *find(unsigned type, std::uint32_t id);
     [[nodiscard]] std::optional<std::uint32_t> root(unsigned type) const;
     void set_root(unsigned type, std::optional<std::uint32_t> table);
-    void reset() {
-        roots_.clear();
-        groups = 0;
-        entries = 0;
-    }
-
-    /// Of all tables together.
-    std::size_t groups = 0;
-    std::size_t entries = 0;
+    void reset() { roots_.clear(); }
 
   private:
     Core &core_;
@@ -578,6 +578,9 @@ class Faults {
     std::optional<Syndrome> on_send(std::uint32_t sqn);
     std::optional<Syndrome> on_receive(std::uint32_t rqn);
     std::optional<CommandStatus> take_quic_sa_failure();
+    /// A QUIC SA has been created; the driver is told after so many nanoseconds, or with 0 when the
+    /// faults are disarmed.
+    std::optional<std::uint64_t> take_quic_sa_delay();
 
   private:
     struct Armed {
@@ -590,7 +593,7 @@ class Faults {
 
     Core &core_;
     Armed command_timeout_, command_fail_, irq_lost_, irq_late_, sq_error_, rq_error_;
-    Armed quic_sa_fail_;
+    Armed quic_sa_fail_, quic_sa_late_;
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -612,6 +615,8 @@ class Core {
 
     bool dma_read(GuestAddr addr, Bytes dst);
     bool dma_write(GuestAddr addr, ConstBytes src);
+    void msix_raise(unsigned vector);
+    void wire_tx(ConstBytes frame);
     [[gnu::format(printf, 3, 4)]] void log(LogLevel level, const char *fmt, ...);
     void trace(const std::string &text) { host.log(LogLevel::kTrace, text); }
 
@@ -624,7 +629,7 @@ class Core {
     bool hca_initialized = false;
     unsigned issi = 0;
 
-    PageAddressBudget page_addresses; ///< before the objects that draw on it
+    MemoryBudget budget; ///< before the objects that draw on it
     ObjectTable<Uar> uars;
     ObjectTable<Pd> pds;
     ObjectTable<TransportDomain> transport_domains;
@@ -658,10 +663,10 @@ class Core {
   private:
     void uar_write(std::uint32_t uar, unsigned offset, ConstBytes data);
     bool running_ = false;
-    /// The upper half of a 64-bit doorbell that arrived as two 32-bit writes, by BAR offset. Not
-    /// more than kMaxHalfDoorbells: far more than processors could be between the two writes.
+    /// Calls of the host under way that a guest can point at this device's own registers.
+    unsigned outside_ = 0;
+    /// The upper half of a 64-bit doorbell that arrived as two 32-bit writes, by BAR offset.
     std::map<std::uint64_t, std::uint32_t> half_doorbells_;
-    static constexpr std::size_t kMaxHalfDoorbells = 4096;
 };
 
 /// The command that destroys an object: it must be there, and nothing may point to it. `release`

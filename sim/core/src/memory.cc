@@ -135,7 +135,7 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         return bad_resource(0x212);
 
     std::vector<std::uint64_t> mtt;
-    PageAddressBudget::Share share;
+    MemoryBudget::Share share;
     unsigned page_shift = 12;
     if (mode == MLX5_MKC_ACCESS_MODE_MTT) {
         const std::size_t octwords = IFC_GET(mkc, mkc, translations_octword_size);
@@ -148,7 +148,7 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         const ConstBytes list = IFC_AT(create_mkey_in, cmd.in, klm_pas_mtt);
         if (given * 16 > list.size())
             return bad_input_length(0x215);
-        if (!core.page_addresses.take(octwords * 2, share))
+        if (!core.budget.take(octwords * 2 * sizeof(mtt[0]), share))
             return no_resources(0x21a);
         mtt.resize(octwords * 2);
         for (std::size_t i = 0; i < given * 2; ++i)

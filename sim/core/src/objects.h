@@ -20,53 +20,55 @@ namespace connectx {
 
 class Core;
 
-/// How many page addresses (8 bytes each) the objects of one device may hold together: the rings of
-/// queues and the translation tables of memory keys. An adapter keeps them in memory that the host
-/// gives it; the model in its own, which a guest must not be able to use up.
-class PageAddressBudget {
+/// What the model keeps for a guest in lists whose length the guest chooses (translations of memory
+/// keys, pages of rings, flow groups and entries), in bytes. The guest lends firmware pages for its
+/// contexts, but that does not bound what the host spends: this does.
+class MemoryBudget {
   public:
-    explicit PageAddressBudget(std::size_t limit) : limit_(limit) {}
-    PageAddressBudget(const PageAddressBudget &) = delete;
-    PageAddressBudget &operator=(const PageAddressBudget &) = delete;
+    static constexpr std::size_t kLimit = 256U << 20;
+
+    MemoryBudget() = default;
+    MemoryBudget(const MemoryBudget &) = delete;
+    MemoryBudget &operator=(const MemoryBudget &) = delete;
 
     /// What an object has taken; given back with the object. The budget must live longer.
     class Share {
       public:
         Share() = default;
         Share(Share &&other) noexcept
-            : budget_(std::exchange(other.budget_, nullptr)), count_(other.count_) {}
+            : budget_(std::exchange(other.budget_, nullptr)), bytes_(other.bytes_) {}
         Share &operator=(Share &&other) noexcept {
             std::swap(budget_, other.budget_);
-            std::swap(count_, other.count_);
+            std::swap(bytes_, other.bytes_);
             return *this;
         }
         Share(const Share &) = delete;
         Share &operator=(const Share &) = delete;
         ~Share() {
             if (budget_ != nullptr)
-                budget_->used_ -= count_;
+                budget_->used_ -= bytes_;
         }
 
       private:
-        friend class PageAddressBudget;
-        PageAddressBudget *budget_ = nullptr;
-        std::size_t count_ = 0;
+        friend class MemoryBudget;
+        MemoryBudget *budget_ = nullptr;
+        std::size_t bytes_ = 0;
     };
 
-    /// Replaces what `share` has; false, and nothing changed, when there is not enough left.
-    [[nodiscard]] bool take(std::size_t count, Share &share) {
-        if (count > limit_ - used_)
+    /// Replaces what `share` has; false, and nothing changed, when there is not so much left.
+    [[nodiscard]] bool take(std::size_t bytes, Share &share) {
+        if (bytes > kLimit - used_)
             return false;
         Share taken;
         taken.budget_ = this;
-        taken.count_ = count;
-        used_ += count;
+        taken.bytes_ = bytes;
+        used_ += bytes;
         share = std::move(taken);
         return true;
     }
+    [[nodiscard]] std::size_t used() const { return used_; }
 
   private:
-    std::size_t limit_;
     std::size_t used_ = 0;
 };
 
@@ -74,7 +76,7 @@ class PageAddressBudget {
 struct PageList {
     std::vector<std::uint64_t> pages;
     unsigned page_shift = 12;
-    PageAddressBudget::Share share;
+    MemoryBudget::Share share;
 
     [[nodiscard]] std::uint64_t bytes() const {
         return static_cast<std::uint64_t>(pages.size()) << page_shift;
@@ -168,7 +170,7 @@ struct Mkey {
     std::uint64_t length = 0;
     unsigned page_shift = 12;
     std::vector<std::uint64_t> mtt; ///< page addresses, bits below the page size masked off
-    PageAddressBudget::Share share;
+    MemoryBudget::Share share;
     std::vector<std::uint8_t> context; ///< as given, for QUERY_MKEY
 };
 
@@ -286,6 +288,7 @@ struct Fte {
     std::vector<std::uint32_t> counters;
     std::vector<std::uint32_t> key;    ///< masked words in the order of the group's words
     std::vector<std::uint8_t> context; ///< as given, for QUERY_FLOW_TABLE_ENTRY
+    MemoryBudget::Share share;
 };
 
 struct FlowGroup {
@@ -295,6 +298,7 @@ struct FlowGroup {
     unsigned criteria_enable = 0;
     std::vector<MatchWord> words;
     std::map<std::vector<std::uint32_t>, std::uint32_t> by_key; ///< to flow index
+    MemoryBudget::Share share;
 };
 
 struct FlowTable {

@@ -15,7 +15,7 @@ CommandStatus take_pages(Core &core, ConstBytes pas, std::uint64_t bytes, unsign
     const std::uint64_t count = ((bytes - 1) >> page_shift) + 1;
     if (pas.size() / 8 < count)
         return bad_input_length(0x301);
-    if (!core.page_addresses.take(count, list.share))
+    if (!core.budget.take(count * sizeof(list.pages[0]), list.share))
         return no_resources(0x303);
     list.page_shift = page_shift;
     list.pages.resize(count);

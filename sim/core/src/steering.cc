@@ -16,7 +16,6 @@ constexpr unsigned kMaxHops = 256;
 // Of what a driver may build only so much is gone through for one frame.
 constexpr unsigned kMaxGroupsPerFrame = 1U << 16;
 constexpr std::size_t kMaxCopies = 64;
-constexpr std::size_t kMaxGroups = 1U << 16; ///< of all tables together
 
 /// A limit of the receive flow tables as the capabilities have it.
 #define NIC_RECEIVE_CAP(core, field)                                                               \
@@ -191,8 +190,6 @@ CommandStatus create_flow_group(Core &core, const Command &cmd) {
     const auto after = table->groups.upper_bound(end);
     if (after != table->groups.begin() && std::prev(after)->second.end >= start)
         return bad_param(0x413);
-    if (core.steering.groups >= kMaxGroups)
-        return no_resources(0x419);
     FlowGroup group;
     do
         group.id = ++table->next_group & 0xffffff;
@@ -201,10 +198,11 @@ CommandStatus create_flow_group(Core &core, const Command &cmd) {
     group.end = end;
     group.criteria_enable = enable;
     group.words = masked_words(IFC_AT(create_flow_group_in, cmd.in, match_criteria), enable);
+    if (!core.budget.take(sizeof(group) + group.words.size() * sizeof(MatchWord), group.share))
+        return no_resources(0x419);
     IFC_SET(create_flow_group_out, cmd.out, group_id, group.id);
     table->start_of_group[group.id] = start;
     table->groups.emplace(start, std::move(group));
-    ++core.steering.groups;
     return kOk;
 }
 
@@ -225,7 +223,6 @@ CommandStatus destroy_flow_group(Core &core, const Command &cmd) {
         return busy(0x416);
     table->start_of_group.erase(group->id);
     table->groups.erase(group->start);
-    --core.steering.groups;
     return kOk;
 }
 
@@ -333,18 +330,20 @@ CommandStatus set_fte(Core &core, const Command &cmd) {
             fte.key = old->second.key;
     } else if (cmd.op_mod == kModify) {
         return bad_index(0x42b);
-    } else if (core.steering.entries >= 1U << NIC_RECEIVE_CAP(core, log_max_flow)) {
-        return no_resources(0x431);
     }
     const auto twin = group->by_key.find(fte.key);
     if (twin != group->by_key.end() && twin->second != index)
         return bad_param(0x42c);
+    // The key is kept twice.
+    if (!core.budget.take(sizeof(fte) + fte.context.size() +
+                              2 * fte.key.size() * sizeof(fte.key[0]) +
+                              fte.destinations.size() * sizeof(FlowDestination),
+                          fte.share))
+        return no_resources(0x431);
     reference_destinations(core, fte, 1);
     if (old != table->entries.end()) {
         reference_destinations(core, old->second, -1);
         group->by_key.erase(old->second.key);
-    } else {
-        ++core.steering.entries;
     }
     group->by_key[fte.key] = index;
     table->entries[index] = std::move(fte);
@@ -363,7 +362,6 @@ CommandStatus delete_fte(Core &core, const Command &cmd) {
     if (FlowGroup *group = find_group(*table, it->second.group))
         group->by_key.erase(it->second.key);
     table->entries.erase(it);
-    --core.steering.entries;
     return kOk;
 }
 

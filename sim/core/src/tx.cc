@@ -460,7 +460,7 @@ void TxEngine::emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame) {
     ++core_.stats.tx_frames;
     // A copy: what the wire answers from inside this call must not find the buffer in use.
     const std::vector<std::uint8_t> out = frame;
-    core_.host.wire_tx(out);
+    core_.wire_tx(out);
 }
 
 Syndrome TxEngine::umr(Sq &sq, const Wqe &wqe) {
