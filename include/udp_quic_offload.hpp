@@ -157,7 +157,7 @@ inline Result<Capabilities> probe(int fd) {
     if (getsockopt(fd, IPPROTO_UDP, UDP_CRYPTO_STATE, &raw, &length) != 0)
         return Result<Capabilities>::failure(errno);
     // Another option may live at this number on a kernel without this one.
-    if (length < offsetof(udp_crypto_caps, reserved) || raw.tag_len != UDP_QUIC_TAG_LEN)
+    if (length < offsetof(udp_crypto_caps, max_sa_per_uid) || raw.tag_len != UDP_QUIC_TAG_LEN)
         return Result<Capabilities>::failure(ENOPROTOOPT);
     return Capabilities{raw.ciphers, raw.cmsg_flags, raw.sa_flags, raw.max_sa, raw.max_segments};
 }

@@ -98,48 +98,6 @@ TEST_F(Limits, PagesAreAligned) {
     EXPECT_EQ(execute(in).status, MLX5_CMD_STAT_OK);
 }
 
-TEST_F(Limits, PagesThatADriverGives) {
-    const auto give = [this](std::size_t first, std::size_t n) {
-        auto in = request(MLX5_CMD_OP_MANAGE_PAGES, IFC_BYTES(manage_pages_in) + n * 8, 1);
-        IFC_SET(manage_pages_in, Bytes(in), input_num_entries, n);
-        for (std::size_t i = 0; i < n; ++i)
-            store_be<std::uint64_t>(in.data() + IFC_BYTES(manage_pages_in) + i * 8,
-                                    0x100'0000'0000 + (first + i) * 4096);
-        return execute(in).status;
-    };
-    EXPECT_EQ(give(0, 100'000), MLX5_CMD_STAT_OK);
-    EXPECT_EQ(give(100'000, 100'000), MLX5_CMD_STAT_OK);
-    EXPECT_EQ(give(200'000, 100'000), MLX5_CMD_STAT_LIM_ERR);
-    EXPECT_EQ(give(200'000, 1), MLX5_CMD_STAT_OK);
-}
-
-TEST_F(Limits, SemaphoresOfTheGateway) {
-    constexpr unsigned kControl = 0x4;
-    constexpr unsigned kAddress = 0x10;
-    constexpr unsigned kData = 0x14;
-    d.dev.vsc_write(kControl, 0xa);
-    const auto read = [&](std::uint32_t at) {
-        d.dev.vsc_write(kAddress, at);
-        return d.dev.vsc_read(kData);
-    };
-    const auto write = [&](std::uint32_t at, std::uint32_t value) {
-        d.dev.vsc_write(kData, value);
-        d.dev.vsc_write(kAddress, at | 1U << 31);
-    };
-    for (std::uint32_t at = 0; at < 1000; ++at)
-        write(at * 4, at + 1);
-    unsigned taken = 0;
-    for (std::uint32_t at = 0; at < 1000; ++at)
-        taken += read(at * 4) == at + 1;
-    EXPECT_GE(taken, 16U);
-    EXPECT_LT(taken, 1000U);
-    // One that is given back can be taken.
-    EXPECT_EQ(read(999 * 4), 0U);
-    write(0, 0);
-    write(999 * 4, 5);
-    EXPECT_EQ(read(999 * 4), 5U);
-}
-
 TEST_F(Limits, HalvesOfDoorbells) {
     TestCq cq = d.create_cq(6);
     TestSq sq = d.create_sq(cq, 6);
