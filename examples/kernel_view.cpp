@@ -91,9 +91,12 @@ class NetlinkSocket {
 
 void for_each_attribute(const nlmsghdr *message,
                         const std::function<void(std::uint16_t type, const nlattr *)> &handle) {
-    const nlattr *attribute = nullptr;
-    mnl_attr_for_each(attribute, message, sizeof(genlmsghdr))
-        handle(mnl_attr_get_type(attribute), attribute);
+    using Handler = std::function<void(std::uint16_t type, const nlattr *)>;
+    const auto call = [](const nlattr *attribute, void *data) {
+        (*static_cast<const Handler *>(data))(mnl_attr_get_type(attribute), attribute);
+        return MNL_CB_OK;
+    };
+    mnl_attr_parse(message, sizeof(genlmsghdr), call, const_cast<Handler *>(&handle)); // NOLINT
 }
 
 std::optional<std::uint32_t> u32(const nlattr *attribute) {
