@@ -91,12 +91,13 @@ class NetlinkSocket {
 
 void for_each_attribute(const nlmsghdr *message,
                         const std::function<void(std::uint16_t type, const nlattr *)> &handle) {
-    using Handler = std::function<void(std::uint16_t type, const nlattr *)>;
-    const auto call = [](const nlattr *attribute, void *data) {
-        (*static_cast<const Handler *>(data))(mnl_attr_get_type(attribute), attribute);
-        return MNL_CB_OK;
-    };
-    mnl_attr_parse(message, sizeof(genlmsghdr), call, const_cast<Handler *>(&handle)); // NOLINT
+    // mnl_attr_for_each() is C: it takes a void pointer for any other.
+    const auto *tail = static_cast<const char *>(mnl_nlmsg_get_payload_tail(message));
+    for (const auto *attribute =
+             static_cast<const nlattr *>(mnl_nlmsg_get_payload_offset(message, sizeof(genlmsghdr)));
+         mnl_attr_ok(attribute, tail - reinterpret_cast<const char *>(attribute));
+         attribute = mnl_attr_next(attribute))
+        handle(mnl_attr_get_type(attribute), attribute);
 }
 
 std::optional<std::uint32_t> u32(const nlattr *attribute) {

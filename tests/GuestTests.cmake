@@ -133,9 +133,24 @@ string(JOIN : nic_datapath_debug
 add_nic_test(nic.datapath.debug datapath_test KERNEL debug TIMEOUT 2400 LABELS long
              ARGS --gtest_filter=${nic_datapath_debug})
 
+# --- what a send costs ---------------------------------------------------------------------------
+if(TARGET sender_bench)
+  add_test(NAME bench.sender
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/bench/regression $<TARGET_FILE:sender_bench>
+                   ${CMAKE_SOURCE_DIR}/build/log/test-bench.sender.log)
+  set_tests_properties(bench.sender PROPERTIES LABELS "guest;release;bench" TIMEOUT 700)
+endif()
+
 # --- all at once ----------------------------------------------------------------------------------
 add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS stress long)
 add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 1200 LABELS stress long)
+
+# A short storm; QUIC_STORM_PACKETS=1000000 and other seeds for the long one (docs/hardening.md).
+add_guest_test(NAME stress.storm COMMAND storm_test KERNEL release TIMEOUT 1500 LABELS stress long)
+add_guest_test(NAME stress.storm.debug COMMAND storm_test KERNEL debug TIMEOUT 3000 LABELS stress long
+               ENV QUIC_STORM_PACKETS=6000)
+# Each allocation and each copy from user space on the way fails once.
+add_guest_test(NAME fault COMMAND fault_test KERNEL debug TIMEOUT 3000 LABELS fault long)
 
 # --- the kernel's own selftests -------------------------------------------------------------------
 foreach(case udpgso udpgso_bench cmsg_so_mark cmsg_time cmsg_ipv6 msg_zerocopy tls)
