@@ -94,7 +94,8 @@ bool Connection::init(Endpoint &endpoint, const Address &local, const Address &r
     params.initial_max_stream_data_uni = 256 * 1024;
     params.initial_max_data = 4 * kMebi;
     params.initial_max_streams_bidi = 100;
-    params.initial_max_streams_uni = 3;
+    // HTTP/3 needs three; some clients try whether unknown stream types are put up with.
+    params.initial_max_streams_uni = 16;
     params.max_idle_timeout = options.idle_timeout_ns;
     params.max_udp_payload_size = Endpoint::kMaxReceive;
     params.active_connection_id_limit = 7;
@@ -110,6 +111,8 @@ bool Connection::init(Endpoint &endpoint, const Address &local, const Address &r
     scid.datalen = options.cid_length;
     if (gnutls_rnd(GNUTLS_RND_RANDOM, scid.data, scid.datalen) != 0)
         return false;
+    // Without connection IDs a new address cannot be told from a new client.
+    params.disable_active_migration = scid.datalen == 0;
     if (scid.datalen > 0) {
         params.stateless_reset_token_present = 1;
         if (!services_.host.make_reset_token(scid, params.stateless_reset_token))

@@ -267,6 +267,9 @@ int Http3Session::on_acked(std::int64_t stream_id, std::uint64_t length) {
 
 int Http3Session::on_closed(std::int64_t stream_id, std::uint64_t error_code) {
     const int rc = nghttp3_conn_close_stream(http_, stream_id, error_code);
+    // A stream of unknown type: the client may open another.
+    if (!ngtcp2_is_bidi_stream(stream_id) && !ngtcp2_conn_is_local_stream(conn_, stream_id))
+        ngtcp2_conn_extend_max_streams_uni(conn_, 1);
     if (rc != NGHTTP3_ERR_STREAM_NOT_FOUND)
         return rc;
     if (ngtcp2_is_bidi_stream(stream_id))

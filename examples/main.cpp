@@ -2,6 +2,7 @@
 //
 // quic-offload-server: an HTTP/3 file server whose 1-RTT packets the kernel protects.
 #include "server.hpp"
+#include "status.hpp"
 
 #include <CLI/CLI.hpp>
 #include <netdb.h>
@@ -27,6 +28,7 @@ struct Arguments {
     std::vector<std::string> ciphers{"AES-128-GCM", "AES-256-GCM", "CHACHA20-POLY1305",
                                      "AES-128-CCM"};
     std::string stats_file;
+    bool status = false;
     double max_runtime = 0;
     double idle_timeout = 30;
     TlsOptions tls;
@@ -120,6 +122,9 @@ void declare(CLI::App &app, Arguments &arguments) {
     app.add_option("--stats-json", arguments.stats_file,
                    "Write counters there at the end, - for standard output")
         ->group(running);
+    app.add_flag("--status", arguments.status,
+                 "Serve a page at /status/ that shows who protects the packets, live")
+        ->group(running);
     app.add_flag("-v,--verbose", server.verbose, "Tell about errors of connections")
         ->group(running);
     app.add_flag("--quic-log", server.connection.log, "ngtcp2's log of every packet on stderr")
@@ -212,8 +217,11 @@ int main(int argc, char **argv) {
     if (!tls)
         return 1;
     Stats stats;
+    StatusPage status(*content, stats);
     {
-        const auto server = Server::make(arguments.server, *tls, *content, stats);
+        const auto server =
+            Server::make(arguments.server, *tls,
+                         arguments.status ? static_cast<ContentSource &>(status) : *content, stats);
         if (!server)
             return 1;
         catch_signals(*server);

@@ -297,7 +297,10 @@ void Server::on_datagram(Endpoint &endpoint, const ReceivedDatagram &datagram) {
     }
     Connection *connection = find(cids, datagram.remote);
     if (!connection) {
-        accept(endpoint, datagram);
+        if (offload::is_short_header(datagram.bytes[0]))
+            send_stateless_reset(endpoint, datagram, cids);
+        else
+            accept(endpoint, datagram);
         return;
     }
     after(*connection, connection->receive(endpoint, datagram));
@@ -355,6 +358,7 @@ void Server::accept(Endpoint &endpoint, const ReceivedDatagram &datagram) {
     Connection &accepted = *connection;
     connections_.emplace(&accepted, std::move(connection));
     ++stats_.connections;
+    stats_.connections_peak = std::max<std::uint64_t>(stats_.connections_peak, connections_.size());
     for (const ngtcp2_cid &cid : accepted.cids())
         add_cid(cid, accepted);
     if (options_.connection.cid_length == 0)
@@ -412,17 +416,54 @@ void Server::send_version_negotiation(Endpoint &endpoint, const ReceivedDatagram
         return;
     }
     std::uint8_t unused = 0;
+    std::uint32_t reserved = 0;
     static_cast<void>(gnutls_rnd(GNUTLS_RND_NONCE, &unused, sizeof(unused)));
-    const std::array<std::uint32_t, 2> versions = {NGTCP2_PROTO_VER_V1, 0x1a2a3a4a};
-    std::array<std::uint8_t, 512> packet{};
+    static_cast<void>(gnutls_rnd(GNUTLS_RND_NONCE, &reserved, sizeof(reserved)));
+    // Version 2 is accepted, but only as the draft that the library knows: not offered. The
+    // reserved one keeps clients from relying on a list (RFC 9000 section 6.3).
+    const std::array<std::uint32_t, 2> versions = {NGTCP2_PROTO_VER_V1,
+                                                   (reserved & 0xf0f0f0f0) | 0x0a0a0a0a};
+    // Connection IDs of unknown versions may have 255 bytes each.
+    std::array<std::uint8_t, 640> packet{};
     const auto length = ngtcp2_pkt_write_version_negotiation(
         packet.data(), packet.size(), unused, cids.scid, cids.scidlen, cids.dcid, cids.dcidlen,
         versions.data(), versions.size());
     if (length <= 0)
         return;
+    ++stats_.version_negotiations;
     ++stats_.long_header_datagrams;
     endpoint.send_raw(datagram.local, datagram.remote, 0,
                       std::span(packet).first(static_cast<std::size_t>(length)));
+}
+
+void Server::send_stateless_reset(Endpoint &endpoint, const ReceivedDatagram &datagram,
+                                  const ngtcp2_version_cid &cids) {
+    constexpr std::size_t kTokenLength = NGTCP2_STATELESS_RESET_TOKENLEN;
+    constexpr std::size_t kMinRandom = NGTCP2_MIN_STATELESS_RESET_RANDLEN;
+    // As long as the shortest packet of a client whose connection IDs have 20 bytes, but shorter
+    // than what it answers: two servers cannot keep each other busy.
+    constexpr std::size_t kWanted = 42;
+    const std::size_t length = std::min(kWanted, datagram.bytes.size() - 1);
+    ngtcp2_cid cid{};
+    std::array<std::uint8_t, kTokenLength> token{};
+    std::array<std::uint8_t, kWanted> random{};
+    std::array<std::uint8_t, kWanted> packet{};
+    if (cids.dcidlen == 0 || cids.dcidlen > NGTCP2_MAX_CIDLEN ||
+        length < kMinRandom + kTokenLength) {
+        ++stats_.datagrams_ignored;
+        return;
+    }
+    ngtcp2_cid_init(&cid, cids.dcid, cids.dcidlen);
+    if (!make_reset_token(cid, token.data()) ||
+        gnutls_rnd(GNUTLS_RND_NONCE, random.data(), random.size()) != 0)
+        return;
+    const auto written = ngtcp2_pkt_write_stateless_reset(packet.data(), length, token.data(),
+                                                          random.data(), length - kTokenLength);
+    if (written <= 0)
+        return;
+    ++stats_.stateless_resets;
+    endpoint.send_raw(datagram.local, datagram.remote, 0,
+                      std::span(packet).first(static_cast<std::size_t>(written)));
 }
 
 } // namespace quic_server

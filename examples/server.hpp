@@ -81,6 +81,9 @@ class Server : private ConnectionHost {
                     const ngtcp2_pkt_hd &initial);
     void send_version_negotiation(Endpoint &endpoint, const ReceivedDatagram &datagram,
                                   const ngtcp2_version_cid &cids);
+    // For a 1-RTT packet of a connection that is no more (RFC 9000 section 10.3).
+    void send_stateless_reset(Endpoint &endpoint, const ReceivedDatagram &datagram,
+                              const ngtcp2_version_cid &cids);
     // Answers the Initial packet with a CONNECTION_CLOSE and remembers nothing.
     void refuse(Endpoint &endpoint, const ReceivedDatagram &datagram, const ngtcp2_pkt_hd &initial,
                 std::uint64_t error_code);

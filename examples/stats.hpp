@@ -57,8 +57,11 @@ struct Stats {
     std::uint64_t handshakes = 0;
     std::uint64_t connections_kernel = 0; // whose first 1-RTT key went to the kernel
     std::uint64_t connections_user = 0;
-    std::uint64_t path_changes = 0; // validated new client addresses
-    std::uint64_t retries = 0;      // Retry packets
+    std::uint64_t connections_peak = 0;     // most at a time
+    std::uint64_t path_changes = 0;         // validated new client addresses
+    std::uint64_t retries = 0;              // Retry packets
+    std::uint64_t version_negotiations = 0; // Version Negotiation packets
+    std::uint64_t stateless_resets = 0;
     std::map<std::string, std::uint64_t> ciphers;
 
     // HTTP/3

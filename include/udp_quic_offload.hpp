@@ -4,12 +4,14 @@
 //
 // What a QUIC library needs to let the kernel (or the NIC below it) protect its 1-RTT packets:
 //
-//   probe()                  can this socket do it, with which ciphers        (once per socket)
-//   PacketKeys               "quic key", "quic iv", "quic hp", wiped after use (RFC 9001
-//   section 5.1) SecurityAssociation      keys installed in the kernel; deletes itself      (once
-//   per key phase) ControlMessages          the cmsgs of one sendmsg()                        (each
-//   send) packet_number_of_nonce() the full packet number, for crypto callbacks that only see the
-//   nonce advise()                 what to do about an errno of sendmsg()
+// - probe(): can this socket do it, with which ciphers. Once for each socket.
+// - PacketKeys: "quic key", "quic iv", "quic hp" of RFC 9001 section 5.1, wiped after use.
+// - SecurityAssociation: keys installed in the kernel; deletes itself. One for each key phase.
+// - ControlMessages: the control messages of one sendmsg().
+// - packet_number_of_nonce(): the full packet number, for callbacks that only see the nonce.
+// - advise(): what to do about an errno of sendmsg().
+//
+// docs/quic-library-guide.md walks through it.
 //
 // Everything is in host byte order. Nothing here allocates or locks; each object belongs to one
 // thread at a time, while the socket and the SAs in the kernel may be used by many.
@@ -155,7 +157,7 @@ inline Result<Capabilities> probe(int fd) {
     if (getsockopt(fd, IPPROTO_UDP, UDP_CRYPTO_STATE, &raw, &length) != 0)
         return Result<Capabilities>::failure(errno);
     // Another option may live at this number on a kernel without this one.
-    if (length < offsetof(udp_crypto_caps, reserved) || raw.tag_len != UDP_QUIC_TAG_LEN)
+    if (length < offsetof(udp_crypto_caps, max_sa_per_uid) || raw.tag_len != UDP_QUIC_TAG_LEN)
         return Result<Capabilities>::failure(ENOPROTOOPT);
     return Capabilities{raw.ciphers, raw.cmsg_flags, raw.sa_flags, raw.max_sa, raw.max_segments};
 }

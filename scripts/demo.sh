@@ -24,6 +24,8 @@ not one piece of the file may be there in plaintext.
   --kernel K         guest kernel as in ./run vm (default release)
   --cipher C         AES-128-GCM (default), AES-256-GCM, CHACHA20-POLY1305 or AES-128-CCM
   --capture FILE     keep the wire as pcapng with the TLS secrets in it: Wireshark decrypts it as it is
+  --guest-capture FILE  also write what a packet socket (tcpdump, Wireshark) sees inside the guest: with
+                     the hardware path it is plaintext
   --server-arg ARG   hand ARG to the server (build/cmake/examples/quic-offload-server --help); may be
                      given more than once
   --client-arg ARG   hand ARG to the client (gtlsclient --help); may be given more than once
@@ -35,7 +37,7 @@ Exit status: 0 when every check passed, 1 when one failed, 2 for wrong usage.
 END
 }
 
-json='' bytes=32M path=hardware kernel=release cipher=AES-128-GCM capture='' server_args=() client_args=()
+json='' bytes=32M path=hardware kernel=release cipher=AES-128-GCM capture='' guest_capture='' server_args=() client_args=()
 expressions=() build=1
 
 wrong() {
@@ -57,6 +59,7 @@ while (($#)); do
     --kernel) kernel=$2 ;;
     --cipher) cipher=$2 ;;
     --capture) capture=$2 ;;
+    --guest-capture) guest_capture=$2 ;;
     --server-arg) server_args+=("$2") ;;
     --client-arg) client_args+=("$2") ;;
     --check) expressions+=("$2") ;;
@@ -81,10 +84,13 @@ esac
 if [[ -n $json ]] && ((bytes < 32 * 1024 * 1024)); then
     wrong '--json needs --bytes 32M at least'
 fi
-if [[ -n $capture ]]; then
-    [[ -d $(dirname "$capture") ]] || wrong "--capture $capture: no such folder"
-    capture=$(realpath "$(dirname "$capture")")/$(basename "$capture")
-fi
+# Prints the full name of a file to be written, which option $1 names.
+file_to_write() {
+    [[ -d $(dirname "$2") ]] || wrong "$1 $2: no such folder"
+    printf '%s/%s' "$(realpath "$(dirname "$2")")" "$(basename "$2")"
+}
+[[ -z $capture ]] || capture=$(file_to_write --capture "$capture")
+[[ -z $guest_capture ]] || guest_capture=$(file_to_write --guest-capture "$guest_capture")
 
 # --- set-up ----------------------------------------------------------------------------------------
 
@@ -104,19 +110,6 @@ mkdir "$work/root" "$work/download"
 server=$BUILD/cmake/examples/quic-offload-server
 auditor=$BUILD/cmake/examples/tests/quic-wire-audit
 
-# A UDP port of the host that nobody has.
-free_port() {
-    local port attempt
-    for attempt in {1..100}; do
-        port=$((20000 + (RANDOM * 32768 + RANDOM + attempt) % 40000))
-        if [[ -z $(ss --no-header --udp --listening --numeric "sport = :$port") ]]; then
-            printf '%s' "$port"
-            return
-        fi
-    done
-    die 'no free UDP port'
-}
-
 vm_pid='' client_pid=''
 
 # shellcheck disable=SC2317,SC2329 # called by the trap
@@ -134,12 +127,12 @@ trap 'exit 143' TERM HUP
 
 say "[file] $(numfmt --to=iec-i --suffix=B "$bytes") of random bytes"
 head -c "$bytes" /dev/urandom >"$work/root/file.bin"
-port=$(free_port)
+port=$(free_udp_port)
 
 say "[guest] booting the $kernel kernel; server in it: --path $server_path"
 "$ROOT/run" vm --kernel "$kernel" --nic "$nic" --forward "udp:$port" --capture "$work/wire.pcap" \
     --timeout 900 --log "$work/kernel.log" -- \
-    "$ROOT/scripts/guest/count-server" "$work" "$server" --path "$server_path" --port "$port" \
+    "$ROOT/scripts/guest/count-server" ${guest_capture:+--tap} "$work" "$server" --path "$server_path" --port "$port" \
     --listen 0.0.0.0 --document-root "$work/root" --exit-after-connections 1 --max-runtime 600 --idle-timeout 60 \
     --stats-json "$work/server.json" --verbose "${server_args[@]}" \
     >"$work/server.log" 2>&1 </dev/null &
@@ -261,6 +254,9 @@ check 'no datagram holds a piece of it in plaintext' "plaintext == 0" \
     "$plaintext of $(audit datagrams_from_server)"
 check "$judge decrypted every 1-RTT packet" "one_rtt > 0 && one_rtt == $(wire decrypted)" \
     "$(wire decrypted) of $one_rtt"
+[[ $judge != tshark ]] ||
+    check 'and those of the client' "$(wire client_one_rtt) > 0 && $(wire client_one_rtt) == $(wire client_decrypted)" \
+        "$(wire client_decrypted) of $(wire client_one_rtt)"
 check 'no frame is malformed' "$(wire malformed) == 0" "$(wire malformed)"
 check 'no packet number was used twice' "$(wire reused_numbers) == 0" "$(wire reused_numbers)"
 check 'nothing was fragmented, DF is on' "$(audit ip_fragments) + $(audit without_df) == 0" \
@@ -319,6 +315,20 @@ if [[ -n $capture ]]; then
         check 'so it does the capture that was kept' "decrypted == one_rtt" "$decrypted of $one_rtt"
     fi
     say "[wire] $capture holds the wire and the TLS secrets"
+fi
+
+if [[ -n $guest_capture ]]; then
+    cp "$work/tap.pcapng" "$guest_capture"
+    "$auditor" --capture "$guest_capture" --server-port "$port" --content "$work/root/file.bin" >"$work/tap.json" ||
+        die "what the guest saw could not be searched: $guest_capture"
+    seen=$(jq .plaintext_datagrams "$work/tap.json")
+    # Batches are one packet there.
+    if [[ $path = hardware ]]; then
+        check 'inside the guest, above the NIC, it is plaintext' "seen > 0" "$seen packets with a piece of the file"
+    else
+        check 'inside the guest, too, it is ciphertext' "seen == 0" "$seen packets with a piece of the file"
+    fi
+    say "[guest] $guest_capture holds what a packet socket in the guest saw"
 fi
 
 # Everything in one place, for --check and for whoever looks.

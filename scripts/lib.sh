@@ -164,3 +164,16 @@ link_result() {
     touch -c "$1"
     [[ $(readlink "$2" 2>/dev/null) = "$1" ]] || ln -sfnT "$1" "$2"
 }
+
+# Prints a UDP port of the host that nobody has.
+free_udp_port() {
+    local port attempt
+    for attempt in {1..100}; do
+        port=$((20000 + (RANDOM * 32768 + RANDOM + attempt) % 40000))
+        if [[ -z $(ss --no-header --udp --listening --numeric "sport = :$port") ]]; then
+            printf '%s' "$port"
+            return
+        fi
+    done
+    die 'no free UDP port'
+}

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Installs the Debian packages of scripts/packages.txt that are missing. Part of parts.sh.
+# Installs the Debian packages of scripts/packages.txt, or of another list, that are missing. Part of
+# parts.sh.
 
 STEP_SOURCES+=' packages.sh'
 
-# Prints the packages that are missing, one a line. "a|b" is met by either; a is installed.
+# Prints the packages of a list that are missing, one a line. "a|b" is met by either; a is installed.
 packages_missing() {
-    local line name installed
+    local list=$1 line name installed
     installed=$(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' | awk '$1 == "ii"{print $2}')
     while IFS= read -r line; do
         line=${line%%#*}
@@ -17,7 +18,7 @@ packages_missing() {
             ! grep -qxF "$name" <<<"$installed" || continue 2
         done
         printf '%s\n' "${line%%|*}"
-    done <"$ROOT/scripts/packages.txt"
+    done <"$list"
 }
 
 packages_install() {
@@ -33,9 +34,10 @@ packages_progress() {
     printf '%s packages unpacked' "$(grep -c '^Unpacking ' "$1")"
 }
 
+# packages_ensure [LIST]: afterwards the packages of LIST (default packages.txt) are there.
 packages_ensure() {
-    local missing=()
-    mapfile -t missing < <(packages_missing)
+    local list=${1:-$ROOT/scripts/packages.txt} missing=()
+    mapfile -t missing < <(packages_missing "$list")
     ((${#missing[@]})) || return 0
     say "[packages] installing: ${missing[*]}"
     if ((EUID != 0)); then

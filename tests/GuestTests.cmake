@@ -15,10 +15,18 @@ add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERN
 
 # --- the netlink family and quic-sadb-ctl ------------------------------------------------------------
 if(TARGET netlink_test)
-  add_guest_test(NAME netlink COMMAND netlink_test KERNEL release TIMEOUT 600 LABELS netlink)
-  add_guest_test(NAME netlink.debug COMMAND netlink_test KERNEL debug TIMEOUT 1800 LABELS netlink long)
+  add_guest_test(NAME netlink COMMAND netlink_test --gtest_filter=-Device.* KERNEL release TIMEOUT 600
+                 LABELS netlink)
+  add_guest_test(NAME netlink.manual NIC connectx COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/netlink/manual
+                 ${CMAKE_SOURCE_DIR}/tools/quic-sadb-ctl/quic-sadb-ctl.8 $<TARGET_FILE:quic-sadb-ctl> LABELS netlink)
+  # A kernel without the family says so by the tool's status.
+  add_guest_test(NAME netlink.absent KERNEL stock LABELS netlink COMMAND bash -c
+                 "quic-sadb-ctl sa show && exit 1 || (($? == 4))")
+  add_guest_test(NAME netlink.debug COMMAND netlink_test --gtest_filter=-Device.* KERNEL debug TIMEOUT 1800
+                 LABELS netlink long)
   add_guest_test(NAME netlink.many COMMAND netlink_test --gtest_filter=*HundredThousand KERNEL release
                  TIMEOUT 900 ENV QUIC_SADB_MANY=1 LABELS netlink long)
+  add_guest_test(NAME observe COMMAND observe_test KERNEL release TIMEOUT 300 LABELS netlink)
 endif()
 
 # --- the data path --------------------------------------------------------------------------------
@@ -45,38 +53,104 @@ foreach(kernel release debug)
 endforeach()
 
 # --- the mlx5 driver over two ConnectX models ------------------------------------------------------
-# add_nic_test(NAME PROGRAM [KERNEL k] [TIMEOUT s] [OPTIONS ,property=value...] [ENV name=value...] [LABELS label...]
-#              [ARGS argument...])
+# add_nic_test(NAME PROGRAM [FAULTS] [KERNEL k] [TIMEOUT s] [OPTIONS ,property=value...] [ENV name=value...]
+#              [LABELS label...] [ARGS argument...])
+# With FAULTS the test sets off faults of the device, and the driver may complain.
 function(add_nic_test name program)
-  cmake_parse_arguments(arg "" "OPTIONS;KERNEL;TIMEOUT" "ENV;LABELS;ARGS" ${ARGN})
+  cmake_parse_arguments(arg "FAULTS" "OPTIONS;KERNEL;TIMEOUT" "ENV;LABELS;ARGS" ${ARGN})
   if(NOT arg_KERNEL)
     set(arg_KERNEL release)
   endif()
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 900)
   endif()
+  set(faults "")
+  if(arg_FAULTS)
+    set(faults --faults)
+  endif()
+  math(EXPR ctest_timeout "${arg_TIMEOUT} + 60")
   add_test(NAME ${name}
-           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/nic/guest ${arg_KERNEL}
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/nic/guest ${faults} ${arg_KERNEL}
                    ${CMAKE_SOURCE_DIR}/build/log/test-${name}.log "${arg_OPTIONS}" $<TARGET_FILE:${program}>
                    ${arg_ARGS})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 1200 PROCESSORS 2 ENVIRONMENT "${arg_ENV}"
+  list(APPEND arg_ENV NIC_TEST_TIMEOUT=${arg_TIMEOUT})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ctest_timeout} PROCESSORS 2 ENVIRONMENT "${arg_ENV}"
                        LABELS "guest;${arg_KERNEL};nic;${arg_LABELS}")
 endfunction()
 # What every run takes: the three paths, the offload switched under traffic, the database full.
 add_nic_test(nic.short nic_test
              ARGS --gtest_filter=*InlineFirst*/Aes128Gcm:*SameBytes*/ChaCha*:*Events*/Feature)
-add_nic_test(nic.paths nic_test ARGS --gtest_filter=*Ciphers*:Offload.* LABELS long)
-add_nic_test(nic.life nic_test ARGS --gtest_filter=-*Ciphers*:Offload.*:Database.*:Capabilities.* LABELS long)
 add_nic_test(nic.full nic_test OPTIONS ,sadb-size=4 ARGS --gtest_filter=Database.* ENV QUIC_TEST_SADB=4)
-add_nic_test(nic.ciphers nic_test OPTIONS ,quic-ciphers=aes-128-gcm ARGS --gtest_filter=Capabilities.*
-             ENV QUIC_TEST_ONE_CIPHER=1 LABELS long)
+# All of them; on the debug kernel each event once.
+set(nic_apart Database.*:Capabilities.*:*Recovery*:Faults.*)
+foreach(kernel release debug)
+  set(suffix "")
+  set(timeout 1200)
+  set(paths *Ciphers*:Offload.*)
+  if(kernel STREQUAL debug)
+    set(suffix .debug)
+    set(timeout 2400)
+    set(paths *InlineFirst*/Aes256Gcm:*SameBytes*:Offload.*)
+  endif()
+  add_nic_test(nic.paths${suffix} nic_test KERNEL ${kernel} TIMEOUT ${timeout} LABELS long
+               ARGS --gtest_filter=${paths})
+  add_nic_test(nic.life${suffix} nic_test KERNEL ${kernel} TIMEOUT ${timeout} LABELS long
+               ARGS --gtest_filter=-*Ciphers*:Offload.*:${nic_apart})
+  add_nic_test(nic.recovery${suffix} nic_test FAULTS KERNEL ${kernel} TIMEOUT ${timeout} LABELS long
+               ARGS --gtest_filter=*Recovery*:Faults.*)
+  add_nic_test(nic.ciphers${suffix} nic_test KERNEL ${kernel} OPTIONS ,quic-ciphers=aes-128-gcm
+               TIMEOUT ${timeout} LABELS long ARGS --gtest_filter=Capabilities.* ENV QUIC_TEST_ONE_CIPHER=1)
+endforeach()
+foreach(part inline lso)
+  add_nic_test(nic.without.${part} nic_test OPTIONS ,quic-${part}=off LABELS long
+               ARGS --gtest_filter=Capabilities.* ENV QUIC_TEST_WITHOUT=${part})
+endforeach()
+add_nic_test(nic.full.debug nic_test KERNEL debug OPTIONS ,sadb-size=4 LABELS long
+             ARGS --gtest_filter=Database.* ENV QUIC_TEST_SADB=4)
+# quic-sadb-ctl with the devices, and 100,000 SAs in one of them.
+if(TARGET netlink_test)
+  add_nic_test(nic.tool netlink_test LABELS long ARGS --gtest_filter=Device.*)
+  add_nic_test(nic.tool.debug netlink_test KERNEL debug LABELS long ARGS --gtest_filter=Device.*)
+  add_nic_test(nic.tool.less netlink_test OPTIONS ,sadb-size=0,quic-ciphers=aes-128-gcm
+               ENV QUIC_TEST_ONE_CIPHER=1 LABELS long ARGS --gtest_filter=Device.*)
+  add_nic_test(nic.many netlink_test OPTIONS ,sadb-size=1048576 TIMEOUT 2400 ENV QUIC_TEST_MANY=100000
+               LABELS long ARGS --gtest_filter=Device.HoldsManySas)
+endif()
+# Every way to send, and the packets of the RFC, as `uapi` does in software: the same bytes.
+foreach(form index inline)
+  add_nic_test(nic.uapi.${form} uapi_test TIMEOUT 1500 LABELS long ENV QUIC_TEST_FORM=${form}
+               OPTIONS $<$<STREQUAL:${form},inline>:,sadb-size=0>
+               ARGS --gtest_filter=*SendMatrix*:*KernelVectors*)
+endforeach()
 # The tests of the data path, with keys in the device's database and with keys in each descriptor.
-add_nic_test(nic.datapath.index datapath_test LABELS long)
-add_nic_test(nic.datapath.inline datapath_test OPTIONS ,sadb-size=0 LABELS long)
+add_nic_test(nic.datapath.index datapath_test TIMEOUT 1500 LABELS long)
+add_nic_test(nic.datapath.inline datapath_test OPTIONS ,sadb-size=0 TIMEOUT 1500 LABELS long)
+string(JOIN : nic_datapath_debug
+       *LocalCopies.Broadcast/* *IpOptions.OfThe*/* *Netem.Duplication/* *Tc.Mirror*/* *Tc.RedirectAndMirror*/*
+       *Nftables.Dup*/* *Changes.Offload*/* *Queued/*DeleteNetem* *Queued/*CloseTbf* *QueuedLife* *Paths*/Plain*
+       *Paths*/NoChecksum4* *Paths*/Vlan* *Paths*/Bridge* *Paths*/Bond* *Paths*/Vxlan* *Paths*/XfrmTransport*
+       *Paths*/QdiscTbfCutsBatchesOver*)
+add_nic_test(nic.datapath.debug datapath_test KERNEL debug TIMEOUT 2400 LABELS long
+             ARGS --gtest_filter=${nic_datapath_debug})
+
+# --- what a send costs ---------------------------------------------------------------------------
+if(TARGET sender_bench)
+  add_test(NAME bench.sender
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/bench/regression $<TARGET_FILE:sender_bench>
+                   ${CMAKE_SOURCE_DIR}/build/log/test-bench.sender.log)
+  set_tests_properties(bench.sender PROPERTIES LABELS "guest;release;bench" TIMEOUT 700)
+endif()
 
 # --- all at once ----------------------------------------------------------------------------------
 add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS stress long)
 add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 1200 LABELS stress long)
+
+# A short storm; QUIC_STORM_PACKETS=1000000 and other seeds for the long one (docs/hardening.md).
+add_guest_test(NAME stress.storm COMMAND storm_test KERNEL release TIMEOUT 1500 LABELS stress long)
+add_guest_test(NAME stress.storm.debug COMMAND storm_test KERNEL debug TIMEOUT 3000 LABELS stress long
+               ENV QUIC_STORM_PACKETS=6000)
+# Each allocation and each copy from user space on the way fails once.
+add_guest_test(NAME fault COMMAND fault_test KERNEL debug TIMEOUT 3000 LABELS fault long)
 
 # --- the kernel's own selftests -------------------------------------------------------------------
 foreach(case udpgso udpgso_bench cmsg_so_mark cmsg_time cmsg_ipv6 msg_zerocopy tls)

@@ -4,7 +4,7 @@
 // wire. It knows nothing of keys and trusts nobody: any 31 bytes in a row of the file, anywhere in
 // a datagram, are found.
 //
-// usage: quic-wire-audit --capture FILE.pcap --server-port N --content FILE
+// usage: quic-wire-audit --capture FILE.pcap --server-port N[-LAST] --content FILE
 // Prints one JSON object. Exit status: 0 when it has looked at everything, whatever it found; 1
 // when it could not look, 2 for wrong usage.
 #include "capture.hpp"
@@ -109,11 +109,19 @@ struct Findings {
     std::uint64_t largest = 0;
 };
 
-void look_at(const UdpDatagram &udp, std::uint16_t server_port, const ContentIndex &content,
+// The server's, both ends included.
+struct PortRange {
+    unsigned long first = 0;
+    unsigned long last = 0;
+    bool valid() const { return first > 0 && first <= last && last <= 65535; }
+    bool has(std::uint16_t port) const { return port >= first && port <= last; }
+};
+
+void look_at(const UdpDatagram &udp, const PortRange &server, const ContentIndex &content,
              std::uint64_t frame, Findings &findings) {
-    if (udp.destination_port == server_port)
+    if (server.has(udp.destination_port))
         ++findings.to_server;
-    if (udp.source_port != server_port || udp.payload.empty())
+    if (!server.has(udp.source_port) || udp.payload.empty())
         return;
     ++findings.from_server;
     findings.bytes_from_server += udp.payload.size();
@@ -130,7 +138,7 @@ int fail(const std::string &what) {
     return 1;
 }
 
-int audit(const std::string &capture_file, std::uint16_t server_port,
+int audit(const std::string &capture_file, const PortRange &server,
           const std::string &content_file) {
     std::ifstream in(content_file, std::ios::binary);
     if (!in)
@@ -156,7 +164,7 @@ int audit(const std::string &capture_file, std::uint16_t server_port,
         switch (parse_udp(strip_link_layer(pcap_datalink(capture.get()), {data, header->caplen}),
                           udp)) {
         case Parse::kUdp:
-            look_at(udp, server_port, content, frame, findings);
+            look_at(udp, server, content, frame, findings);
             break;
         case Parse::kFragment:
             ++findings.fragments;
@@ -186,22 +194,28 @@ int audit(const std::string &capture_file, std::uint16_t server_port,
 int main(int argc, char **argv) {
     std::string capture;
     std::string content;
-    unsigned long port = 0;
+    PortRange server;
     for (int i = 1; i + 1 < argc; i += 2) {
         const std::string option = argv[i];
         if (option == "--capture")
             capture = argv[i + 1];
         else if (option == "--content")
             content = argv[i + 1];
-        else if (option == "--server-port")
-            port = std::strtoul(argv[i + 1], nullptr, 10);
-        else
-            capture.clear(), port = 0;
+        else if (option == "--server-port") {
+            char *rest = nullptr;
+            server.first = server.last = std::strtoul(argv[i + 1], &rest, 10);
+            if (*rest == '-')
+                server.last = std::strtoul(rest + 1, &rest, 10);
+            if (*rest != '\0')
+                server = {};
+        } else
+            capture.clear();
     }
-    if (capture.empty() || content.empty() || port == 0 || port > 65535) {
-        std::fprintf(stderr,
-                     "usage: quic-wire-audit --capture FILE --server-port N --content FILE\n");
+    if (capture.empty() || content.empty() || !server.valid()) {
+        std::fprintf(
+            stderr,
+            "usage: quic-wire-audit --capture FILE --server-port N[-LAST] --content FILE\n");
         return 2;
     }
-    return audit(capture, static_cast<std::uint16_t>(port), content);
+    return audit(capture, server, content);
 }

@@ -5,6 +5,7 @@
 #include "guest_qmp.h"
 
 #include <atomic>
+#include <optional>
 
 namespace connectx::guest {
 namespace {
@@ -28,6 +29,18 @@ class Fault : public Nic {
     }
     static bool carrier() {
         return read_file("/sys/class/net/" + near_ + "/carrier").starts_with("1");
+    }
+    /// MSI-X vector of the first channel's events. Which it is, the drivers do not agree on: that of
+    /// 6.1 keeps the last vector for asynchronous events, that of 6.12 the first. In the kernel's
+    /// list an interrupt's hardware number is the vector, from bit 11 on perhaps with the device's
+    /// address.
+    static std::optional<unsigned> channel_vector() {
+        const std::string list = read_file("/proc/interrupts");
+        std::smatch m;
+        const std::regex line(" ([0-9]+)-edge +mlx5_comp0@pci:" + pci());
+        if (!std::regex_search(list, m, line))
+            return std::nullopt;
+        return static_cast<unsigned>(std::stoull(m[1]) & 0x7ff);
     }
     static bool eventually(int seconds, const std::function<bool()> &what) {
         const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
@@ -114,7 +127,9 @@ TEST_F(Fault, LostInterruptIsRecovered) {
     const auto before = stat(kNear, "ch_eq_rearm");
     run(ethtool(kNear, "-L " + near_ + " combined 1"));
     ASSERT_TRUE(wait_for_link());
-    inject("interrupt-lost,vector=1,count=1");
+    const auto vector = channel_vector();
+    ASSERT_TRUE(vector) << read_file("/proc/interrupts");
+    inject("interrupt-lost,count=1,vector=" + std::to_string(*vector));
     {
         const Load load;
         EXPECT_TRUE(eventually(90, [&] { return stat(kNear, "ch_eq_rearm") > before; }))

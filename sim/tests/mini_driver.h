@@ -138,6 +138,8 @@ class MiniDriver {
         return s;
     }
 
+    static constexpr unsigned kSlot = 3; ///< of each command
+
     struct Mangle {
         std::function<void(mlx5_cmd_layout &)> entry;
         std::function<void(unsigned block, mlx5_cmd_prot_block &, bool input)> block;
@@ -146,7 +148,6 @@ class MiniDriver {
     /// `intact`: what comes back is expected to be signed rightly.
     Reply command(const Message &in, std::size_t out_size, const Mangle &mangle = {},
                   bool intact = true) {
-        constexpr unsigned kSlot = 3;
         mlx5_cmd_layout lay{};
         const std::uint8_t token = ++token_ == 0 ? ++token_ : token_;
         std::memcpy(lay.in, in.data(), std::min<std::size_t>(in.size(), sizeof(lay.in)));
@@ -179,6 +180,20 @@ class MiniDriver {
         for (std::size_t i = 0, off = 16; i < out_blocks.size(); ++i, off += 512)
             std::memcpy(r.out.data() + off, host.at(out_blocks[i]),
                         std::min<std::size_t>(512, out_size - off));
+        r.status = IFC_GET(nop_out, ConstBytes(r.out), status);
+        r.syndrome = IFC_GET(nop_out, ConstBytes(r.out), syndrome);
+        return r;
+    }
+
+    /// What the descriptor of the last command says now, without mailboxes.
+    Reply answer(std::size_t out_size) {
+        mlx5_cmd_layout lay;
+        std::memcpy(&lay, host.at(queue_ + kSlot * sizeof(lay)), sizeof(lay));
+        Reply r;
+        if ((lay.status_own & 1) != 0)
+            return r;
+        r.delivery = lay.status_own >> 1;
+        r.out.assign(lay.out, lay.out + std::min<std::size_t>(out_size, sizeof(lay.out)));
         r.status = IFC_GET(nop_out, ConstBytes(r.out), status);
         r.syndrome = IFC_GET(nop_out, ConstBytes(r.out), syndrome);
         return r;

@@ -387,6 +387,49 @@ TEST(QuicSaObject, Faults) {
     EXPECT_TRUE(d.create(some_keys(), 1).ok());
 }
 
+// The SA is there at once; that it is, the driver is told late.
+TEST(QuicSaObject, ConfirmedLate) {
+    QuicDriver d;
+    const auto fault = [&d](const char *spec) {
+        std::string error;
+        EXPECT_TRUE(d.dev.inject_fault(spec, error)) << error;
+    };
+    constexpr auto kUnanswered = ~0U;
+    TestEq eq = d.create_eq(0, 1ULL << MLX5_EVENT_TYPE_CMD);
+    const auto told = [&] { return d.poll(eq) != nullptr; };
+    fault("quic-sa-late,ms=10");
+    EXPECT_EQ(d.create(some_keys(), 7).delivery, kUnanswered);
+    d.send(d.wqe({}, QuicDriver::index_segment(0, 7, 5, some_pn_offset()), {some_frame()}));
+    EXPECT_EQ(d.completion(), kDone);
+    EXPECT_EQ(d.host.wire.size(), 1U);
+    d.advance(9'000'000);
+    EXPECT_FALSE(told());
+    d.advance(2'000'000);
+    EXPECT_TRUE(told());
+    Reply answer = d.answer(IFC_BYTES(general_obj_out_cmd_hdr));
+    EXPECT_TRUE(answer.ok());
+    EXPECT_EQ(IFC_GET(general_obj_out_cmd_hdr, ConstBytes(answer.out), obj_id), 0U);
+
+    fault("quic-sa-late");
+    EXPECT_EQ(d.create(some_keys(), 8).delivery, kUnanswered);
+    d.advance(60'000'000'000);
+    EXPECT_FALSE(told());
+    fault("none");
+    d.settle();
+    EXPECT_TRUE(told());
+    answer = d.answer(IFC_BYTES(general_obj_out_cmd_hdr));
+    EXPECT_EQ(IFC_GET(general_obj_out_cmd_hdr, ConstBytes(answer.out), obj_id), 1U);
+    EXPECT_EQ(d.counters().sa_installed(), 2U);
+    EXPECT_TRUE(d.create(some_keys(), 9).ok());
+    // What is still unanswered at a reset stays so.
+    fault("quic-sa-late");
+    EXPECT_EQ(d.create(some_keys(), 10).delivery, kUnanswered);
+    d.dev.reset();
+    fault("none");
+    d.init();
+    EXPECT_EQ(d.counters().sa_installed(), 0U);
+}
+
 TEST(QuicSaDatabaseTest, AMillionEntries) {
     constexpr std::uint32_t kSize = 1U << 20;
     QuicSaDatabase sadb(kSize);

@@ -52,6 +52,11 @@ std::map<std::string, std::uint64_t> ethtool_statistics(const std::string &devic
 
 namespace {
 
+const std::string kAddressesA =
+    "ip addr add 10.1.1.1/24 brd + dev va; ip addr add fd01::1/64 dev va nodad";
+const std::string kAddressesB =
+    "ip addr add 10.1.1.2/24 brd + dev vb; ip addr add fd01::2/64 dev vb nodad";
+
 // The names that the two devices have outside of the test: QUIC_TEST_NIC=NAME,NAME; "connectx"
 // means those of tests/nic/guest.
 std::pair<std::string, std::string> nic_names() {
@@ -88,9 +93,11 @@ void World::take_connectx() {
     command("ip link set " + name_a + " down; ip link set " + name_b + " down; ip link set " +
             name_a + " name va netns " + a.path() + "; ip link set " + name_b + " name vb netns " +
             b.path());
+    has_connectx_ = true;
 }
 
 void World::give_back_connectx() {
+    has_connectx_ = false;
     const auto [name_a, name_b] = nic_names();
     for (const auto &[ns, device, back] :
          {std::tuple{&a, "va", name_a}, std::tuple{&b, "vb", name_b}})
@@ -116,22 +123,18 @@ void World::make_netdevsim(const NetNamespace &ns, unsigned id, const std::strin
 }
 
 World::World(Wire wire) : wire_(wire) {
-    const std::string addresses_a =
-        "ip addr add 10.1.1.1/24 brd + dev va; ip addr add fd01::1/64 dev va nodad";
-    const std::string addresses_b =
-        "ip addr add 10.1.1.2/24 brd + dev vb; ip addr add fd01::2/64 dev vb nodad";
     if (wire == Wire::kVeth) {
         a.command("ip link add va type veth peer name vb netns " + b.path() +
-                  "; ip link set va up; " + addresses_a);
-        b.command("ip link set vb up; " + addresses_b);
+                  "; ip link set va up; " + kAddressesA);
+        b.command("ip link set vb up; " + kAddressesB);
     } else if (wire == Wire::kConnectx) {
         take_connectx();
         for (const auto &[ns, device] : {std::pair{&a, "va"}, std::pair{&b, "vb"}})
             ns->command(std::string("ethtool -K ") + device +
-                        " udp-crypto-hw-tx-offload on; ethtool -K " + device +
+                        " udp-crypto-hw-tx-offload on tx on sg on gso on; ethtool -K " + device +
                         " tx-udp-segmentation on || true; ip link set " + device + " mtu 1500 up");
-        a.command(addresses_a);
-        b.command(addresses_b);
+        a.command(kAddressesA);
+        b.command(kAddressesB);
         const auto carrier = [](const NetNamespace &ns, const char *device) {
             return ns.command(std::string("ip -br link show ") + device).find("LOWER_UP") !=
                    std::string::npos;
@@ -139,27 +142,39 @@ World::World(Wire wire) : wire_(wire) {
         if (!eventually([&] { return carrier(a, "va") && carrier(b, "vb"); }))
             throw std::runtime_error("the link does not come up");
     } else {
-        static unsigned next_id = 1;
-        first_id_ = next_id;
-        next_id += 2;
-        make_netdevsim(a, first_id_, "va");
-        make_netdevsim(b, first_id_ + 1, "vb");
-        const auto index = [](const NetNamespace &ns, const char *device) {
-            const InNamespace inside(ns);
-            return std::to_string(::if_nametoindex(device));
-        };
-        write_file("/sys/bus/netdevsim/link_device", std::to_string(a.fd()) + ":" + index(a, "va") +
-                                                         " " + std::to_string(b.fd()) + ":" +
-                                                         index(b, "vb"));
-        a.command(std::string("ethtool -K va udp-crypto-hw-tx-offload on tx-udp-segmentation ") +
-                  (wire == Wire::kOffload ? "on" : "off"));
-        a.command(addresses_a);
-        b.command(addresses_b);
+        make_netdevsims();
     }
     listen();
 }
 
+void World::make_netdevsims() {
+    static unsigned next_id = 1;
+    first_id_ = next_id;
+    next_id += 2;
+    make_netdevsim(a, first_id_, "va");
+    make_netdevsim(b, first_id_ + 1, "vb");
+    const auto index = [](const NetNamespace &ns, const char *device) {
+        const InNamespace inside(ns);
+        return std::to_string(::if_nametoindex(device));
+    };
+    write_file("/sys/bus/netdevsim/link_device", std::to_string(a.fd()) + ":" + index(a, "va") +
+                                                     " " + std::to_string(b.fd()) + ":" +
+                                                     index(b, "vb"));
+    a.command(std::string("ethtool -K va udp-crypto-hw-tx-offload on tx-udp-segmentation ") +
+              (wire_ == Wire::kOffload ? "on" : "off"));
+    a.command(kAddressesA);
+    b.command(kAddressesB);
+}
+
+void World::replace_devices() {
+    remove_devices();
+    make_netdevsims();
+    listen();
+}
+
 void World::remove_devices() {
+    if (has_connectx_)
+        give_back_connectx();
     if (first_id_ == 0)
         return;
     for (unsigned id : {first_id_, first_id_ + 1})
@@ -169,8 +184,6 @@ void World::remove_devices() {
 
 World::~World() {
     try {
-        if (wire_ == Wire::kConnectx)
-            give_back_connectx();
         remove_devices();
     } catch (const std::exception &error) {
         ADD_FAILURE() << error.what();

@@ -38,8 +38,10 @@ class World {
     World(const World &) = delete;
     World &operator=(const World &) = delete;
     Wire wire() const { return wire_; }
-    // Takes the simulated devices away (kOffload and kOffloadNoSegmentation).
+    // Takes the devices away from both hosts (not with kVeth).
     void remove_devices();
+    // Takes them away and makes new ones, with the same names and addresses.
+    void replace_devices();
     // The Ethernet address of a device.
     static std::string mac(const NetNamespace &ns, const std::string &device);
     std::uint64_t count_a(const std::string &name) const;
@@ -57,11 +59,13 @@ class World {
 
   private:
     void make_netdevsim(const NetNamespace &ns, unsigned id, const std::string &device);
+    void make_netdevsims();
     void take_connectx();
     void give_back_connectx();
 
     Wire wire_;
-    unsigned first_id_ = 0;
+    unsigned first_id_ = 0;     // of the simulated devices, or 0
+    bool has_connectx_ = false; // the ConnectX devices are here
     std::unique_ptr<Sniffer> sniffer_a_;
     std::unique_ptr<Sniffer> sniffer_b_;
 };

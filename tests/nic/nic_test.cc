@@ -5,6 +5,8 @@
 // changes under traffic. Runs where tests/nic/guest has made two ConnectX devices.
 #include <atomic>
 #include <cstdlib>
+#include <map>
+#include <regex>
 #include <thread>
 
 #include <fcntl.h>
@@ -14,6 +16,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "guest_qmp.h"
 #include "world.h"
 
 namespace quic_test {
@@ -28,6 +31,16 @@ unsigned device_limit(const char *variable, unsigned otherwise) {
 std::uint64_t counter(const World &world, const std::string &name) {
     const InNamespace inside(world.a);
     return ethtool_statistics("va")[name];
+}
+
+// The sum of a counter of all queues, "tx0_..." to "txN_...".
+std::uint64_t queue_counters(const World &world, const std::string &name) {
+    const InNamespace inside(world.a);
+    const std::regex of_queue("tx[0-9]+_" + name);
+    std::uint64_t sum = 0;
+    for (const auto &[counter, value] : ethtool_statistics("va"))
+        sum += std::regex_match(counter, of_queue) ? value : 0;
+    return sum;
 }
 
 std::uint32_t state_of(int fd, std::uint64_t cookie, std::uint32_t *ifindex = nullptr) {
@@ -70,13 +83,16 @@ void expect_flows_on(Flow &flow) {
 // change, but never arrive damaged or in plaintext.
 class Traffic {
   public:
-    explicit Traffic(Flow &flow)
-        : thread_([this, &flow] {
+    // @pause: after each send, for events that take long
+    explicit Traffic(Flow &flow, std::chrono::milliseconds pause = {})
+        : thread_([this, &flow, pause] {
               const Flow::Form forms[] = {
                   {}, {.packets = 7}, {.tag_room = true, .packets = 3}, {.inline_keys = true}};
               for (unsigned i = 0; !stop_; ++i) {
                   if (flow.send_form(forms[i % std::size(forms)]) < 0)
                       std::this_thread::sleep_for(std::chrono::milliseconds(5));
+                  else if (pause.count() != 0)
+                      std::this_thread::sleep_for(pause);
                   ++sends_;
               }
           }) {}
@@ -134,6 +150,10 @@ TEST_P(Ciphers, InlineFirstThenFromTheDatabase) {
         EXPECT_EQ(counter(world, "tx_quic_inline_packets") - by_inline, kInline);
         EXPECT_EQ(counter(world, "quic_dev_tx_index_packets") - dev_index, rest);
         EXPECT_EQ(counter(world, "quic_dev_tx_inline_packets") - dev_inline, kInline);
+        for (const char *name : {"quic_index_packets", "quic_inline_packets", "quic_bytes"})
+            EXPECT_EQ(queue_counters(world, name), counter(world, std::string("tx_") + name))
+                << name;
+        EXPECT_EQ(counter(world, "tx_quic_bytes"), counter(world, "quic_dev_tx_bytes"));
         EXPECT_EQ(world.count_a("TxSoftware"), 0U);
         EXPECT_EQ(counter(world, "tx_quic_dropped"), 0U);
         world.expect_clean();
@@ -257,36 +277,301 @@ const Event kEvents[] = {
 INSTANTIATE_TEST_SUITE_P(All, Events, testing::ValuesIn(kEvents),
                          [](const auto &test) { return std::string(test.param.name); });
 
-// The driver is unbound and bound again: another net device, an empty database, the same SA.
-TEST(Reload, TheSaIsPutBack) {
+// --- the device goes and comes back ------------------------------------------------------------
+
+void inject(const std::string &fault) {
+    std::string error;
+    ASSERT_TRUE(connectx::guest::qmp().connected()) << "no virtio port named qmp";
+    ASSERT_TRUE(connectx::guest::qmp().fault("nic0", fault, &error)) << fault << ": " << error;
+}
+
+// What a test has armed does not outlive it.
+struct Disarm {
+    Disarm() = default;
+    Disarm(const Disarm &) = delete;
+    Disarm &operator=(const Disarm &) = delete;
+    ~Disarm() { connectx::guest::qmp().fault("nic0", "none"); }
+};
+
+// Runs a script where the guest's devices and its devlink instances are at first.
+CommandResult in_first_namespace(const std::string &script) {
+    const UniqueFd first(::open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC));
+    const InNamespace inside(first.get());
+    return try_command(script);
+}
+
+struct Outage {
+    const char *name;
+    // What makes the driver take its net device away and make another; @pci names the device.
+    void (*cause)(const std::string &pci);
+};
+std::ostream &operator<<(std::ostream &out, const Outage &outage) { return out << outage.name; }
+
+const Outage kOutages[] = {
+    {"UnbindAndBind",
+     [](const std::string &pci) {
+         write_file("/sys/bus/pci/drivers/mlx5_core/unbind", pci);
+         write_file("/sys/bus/pci/drivers/mlx5_core/bind", pci);
+     }},
+    {"DevlinkReload",
+     [](const std::string &pci) {
+         const CommandResult result = in_first_namespace("devlink dev reload pci/" + pci);
+         EXPECT_EQ(result.status, 0) << result.output;
+     }},
+    {"FatalHealth", [](const std::string &) { inject("health,syndrome=0x1,rfr=1,severity=2"); }},
+    {"FirmwareReset", [](const std::string &) { inject("reset"); }},
+    {"FunctionLevelReset",
+     [](const std::string &pci) { write_file("/sys/bus/pci/devices/" + pci + "/reset", "1"); }},
+};
+
+class Recovery : public testing::TestWithParam<Outage> {};
+INSTANTIATE_TEST_SUITE_P(All, Recovery, testing::ValuesIn(kOutages),
+                         [](const auto &test) { return std::string(test.param.name); });
+
+// SAs beside that of a flow, on the same socket and with each cipher.
+class OtherSas {
+  public:
+    OtherSas(Flow &flow, std::uint64_t first_cookie, unsigned count) : flow_(flow) {
+        for (std::uint64_t cookie = first_cookie; cookie < first_cookie + count; ++cookie) {
+            const PacketKeys keys = keys_of_seed(kAllCiphers[cookie % 4], cookie);
+            sas_.push_back({add_sa_index(flow.sender(), cookie, keys), keys});
+        }
+    }
+    std::size_t size() const { return sas_.size(); }
+    // A packet with each; it arrives as OpenSSL protects it. Packets of the flow may be in between.
+    void send_each() {
+        for (const auto &[index, keys] : sas_) {
+            const Bytes packet = make_packet(Flow::shape(), ++pn_, 1184);
+            ASSERT_EQ(quic_test::send(flow_.sender(), packet,
+                                      Control().quic(pn_, index, Flow::shape().pn_offset()),
+                                      &flow_.to()),
+                      1184);
+            const Bytes expected = protect(keys, packet, Flow::shape().pn_offset(), pn_);
+            for (;;) {
+                const auto wire = receive(flow_.receiver());
+                ASSERT_TRUE(wire.has_value()) << "SA " << index;
+                if (*wire == expected)
+                    break;
+                ASSERT_TRUE(flow_.is_of_this_flow(*wire)) << "SA " << index;
+            }
+        }
+    }
+
+  private:
+    struct OtherSa {
+        std::uint32_t index;
+        PacketKeys keys;
+    };
+    Flow &flow_;
+    std::vector<OtherSa> sas_;
+    std::uint64_t pn_ = 0;
+};
+
+bool has_carrier(const NetNamespace &ns, const std::string &device) {
+    return ns.command("ip -br link show " + device).find("LOWER_UP") != std::string::npos;
+}
+
+// The traffic goes on by another way, in software, while the device is away; and when it is back,
+// each SA gets there again as it is used.
+TEST_P(Recovery, PutsTheSasBack) {
+    const Disarm disarm;
+    World world(Wire::kConnectx);
+    world.a.command("ip link add wa type veth peer name wb netns " + world.b.path() +
+                    "; ip link set wa up; ip addr add 10.1.5.1/24 dev wa");
+    world.b.command("ip link set wb up; ip addr add 10.1.5.2/24 dev wb; "
+                    "ip addr add 10.1.9.9/32 dev lo");
+    ASSERT_TRUE(eventually([&] { return has_carrier(world.a, "wa"); }));
+    const std::string direct = "ip route add 10.1.9.9 via 10.1.1.2 dev va metric 10";
+    world.a.command(direct + "; ip route add 10.1.9.9 via 10.1.5.2 dev wa metric 100");
+    world.listen();
+    std::string pci = world.a.command("ethtool -i va | sed -n 's/^bus-info: //p'");
+    pci.pop_back();
+    // Twenty minutes between two recoveries otherwise.
+    in_first_namespace("devlink health set pci/" + pci + " reporter fw_fatal grace_period 0");
+
+    Flow flow(world.a, world.b, Address::v4("10.1.9.9", 0));
+    settle(flow);
+    OtherSas others(flow, 100, 40);
+    const auto all_installed = [&] {
+        return counter(world, "quic_sa_installed") == others.size() + 1;
+    };
+    others.send_each();
+    EXPECT_TRUE(eventually(all_installed));
+    flow.expect_all_arrive();
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    {
+        Traffic traffic(flow, std::chrono::milliseconds(5));
+        traffic.go_on();
+        GetParam().cause(pci);
+        // The driver makes its new net device where its devlink instance is.
+        EXPECT_TRUE(eventually(
+            [&] { return in_first_namespace("ip link show eth0 >/dev/null").status == 0; },
+            std::chrono::minutes(5)));
+        const std::uint64_t software = world.count_a("TxSoftware");
+        traffic.go_on();
+        EXPECT_GT(world.count_a("TxSoftware"), software) << "no traffic while the device is away";
+        EXPECT_EQ(state_of(flow.sender(), 1), std::uint32_t{UDP_CRYPTO_SA_SOFTWARE});
+        world.expect_clean();
+
+        const CommandResult moved =
+            in_first_namespace("ip link set eth0 name va netns " + world.a.path());
+        ASSERT_EQ(moved.status, 0) << moved.output;
+        world.listen(); // another device whose plaintext is not judged
+        world.a.command("ip addr add 10.1.1.1/24 dev va; ip link set va up; " + direct);
+        traffic.go_on();
+    }
+    EXPECT_TRUE(eventually([&] { return has_carrier(world.a, "va"); }));
+    expect_flows_on(flow);
+    settle(flow);
+    others.send_each();
+    EXPECT_TRUE(eventually(all_installed)) << counter(world, "quic_sa_installed");
+    const std::uint64_t by_index = counter(world, "quic_dev_tx_index_packets");
+    const std::uint64_t software = world.count_a("TxSoftware");
+    others.send_each();
+    EXPECT_GE(counter(world, "quic_dev_tx_index_packets"), by_index + others.size());
+    EXPECT_EQ(world.count_a("TxSoftware"), software);
+    EXPECT_EQ(counter(world, "quic_sa_created"), others.size() + 1);
+    for (const char *none : {"quic_sa_failed", "quic_dev_drop_stale_sa", "quic_dev_wqe_errors"})
+        EXPECT_EQ(counter(world, none), 0U) << none;
+    world.expect_clean();
+}
+
+// --- faults that the net device survives -------------------------------------------------------
+
+TEST(Faults, SendErrorUnderTraffic) {
+    const Disarm disarm;
     World world(Wire::kConnectx);
     Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
     settle(flow);
-    flow.expect_all_arrive();
-    std::string bus = world.a.command("ethtool -i va | sed -n 's/^bus-info: //p'");
-    bus.pop_back();
-    {
-        Traffic traffic(flow);
+    OtherSas others(flow, 100, 8);
+    others.send_each();
+    for (unsigned round = 0; round < 3; ++round) {
+        const std::uint64_t recovered = counter(world, "tx_recover");
+        Traffic traffic(flow, std::chrono::milliseconds(1));
         traffic.go_on();
-        const std::string driver = "/sys/bus/pci/drivers/mlx5_core/";
-        write_file(driver + "unbind", bus);
+        inject("send-error,count=1");
+        EXPECT_TRUE(eventually([&] { return counter(world, "tx_recover") > recovered; }));
         traffic.go_on();
-        EXPECT_EQ(state_of(flow.sender(), 1), std::uint32_t{UDP_CRYPTO_SA_SOFTWARE});
-        write_file(driver + "bind", bus);
-        const UniqueFd first(::open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC));
-        EXPECT_TRUE(eventually([&] {
-            const InNamespace inside(first.get());
-            return try_command("ip link set eth0 name va netns " + world.a.path()).status == 0;
-        }));
-        world.a.command("ip addr add 10.1.1.1/24 dev va; ip link set va up");
-        traffic.go_on();
+        traffic.stop();
+        expect_flows_on(flow);
     }
-    EXPECT_TRUE(eventually([&] {
-        return world.a.command("ip -br link show va").find("LOWER_UP") != std::string::npos;
-    }));
-    expect_flows_on(flow);
+    others.send_each();
+    EXPECT_EQ(flow.duplicates(), 0U);
+    EXPECT_EQ(counter(world, "quic_sa_installed"), 9U);
+    EXPECT_EQ(counter(world, "quic_sa_destroyed"), 0U) << "the SAs are the device's, not a queue's";
+    EXPECT_EQ(state_of(flow.sender(), 1), std::uint32_t{UDP_CRYPTO_SA_DEVICE});
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    world.expect_clean();
+}
+
+// The device has not confirmed an SA yet: its packets bring the keys, and nothing waits. Then they
+// name it. The bytes on the wire are the same.
+TEST(Faults, AnSaThatIsConfirmedLate) {
+    const Disarm disarm;
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0), Cipher::kAes256Gcm);
+    const std::uint64_t by_index = counter(world, "quic_dev_tx_index_packets");
+    const std::uint64_t by_inline = counter(world, "quic_dev_tx_inline_packets");
+    inject("quic-sa-late,count=1"); // until the fault is disarmed
+    const auto send_two = [&](std::uint64_t pn) {
+        std::vector<Bytes> packets;
+        for (unsigned i = 0; i < 2; ++i)
+            packets.push_back(make_packet(Flow::shape(), pn + i, 1184));
+        ASSERT_GT(send(flow.sender(), join_packets(packets),
+                       Control().quic(pn, flow.sa(), Flow::shape().pn_offset()).gso_size(1200),
+                       &flow.to()),
+                  0);
+        for (unsigned i = 0; i < 2; ++i)
+            EXPECT_EQ(receive(flow.receiver()),
+                      protect(flow.keys(), packets[i], Flow::shape().pn_offset(), pn + i));
+    };
+    send_two(0);
+    // The device has it, and the driver does not know.
+    EXPECT_TRUE(eventually([&] { return counter(world, "quic_dev_sa_created") == 1; }));
+    for (std::uint64_t pn = 2; pn < 22; pn += 2) {
+        send_two(pn);
+        EXPECT_EQ(state_of(flow.sender(), 1), std::uint32_t{UDP_CRYPTO_SA_INLINE});
+    }
+    EXPECT_EQ(counter(world, "quic_dev_tx_inline_packets") - by_inline, 22U);
+    EXPECT_EQ(counter(world, "quic_dev_tx_index_packets") - by_index, 0U);
+    EXPECT_EQ(counter(world, "quic_sa_installed"), 0U);
+    inject("none");
+    EXPECT_TRUE(eventually(
+        [&] { return state_of(flow.sender(), 1) == std::uint32_t{UDP_CRYPTO_SA_DEVICE}; }));
+    for (std::uint64_t pn = 22; pn < 42; pn += 2)
+        send_two(pn);
+    EXPECT_EQ(counter(world, "quic_dev_tx_inline_packets") - by_inline, 22U);
+    EXPECT_EQ(counter(world, "quic_dev_tx_index_packets") - by_index, 20U);
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+
+    // One that is deleted before it is confirmed leaves the device all the same.
+    inject("quic-sa-late,count=1");
+    OtherSas other(flow, 7, 1);
+    other.send_each();
+    EXPECT_TRUE(eventually([&] { return counter(world, "quic_dev_sa_created") == 2; }));
+    EXPECT_EQ(del_sa(flow.sender(), 7), 0);
+    inject("none");
+    EXPECT_TRUE(eventually([&] { return counter(world, "quic_dev_sa_destroyed") == 1; }));
+    EXPECT_EQ(counter(world, "quic_sa_installed"), 1U);
+    send_two(42);
+    EXPECT_EQ(counter(world, "quic_dev_tx_index_packets") - by_index, 22U);
+    world.expect_clean();
+}
+
+// The device refuses an SA, or does not answer: its packets bring the keys, and the next that
+// leaves the database makes it try again.
+TEST(Faults, AnSaThatTheDeviceDoesNotTake) {
+    const Disarm disarm;
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    constexpr unsigned kCreateGeneralObject = 0xa00;
+    unsigned failed = 0;
+    for (const std::string &fault :
+         {std::string("quic-sa-fail,count=1,status=0xf,syndrome=0xbad"),
+          "command-timeout,count=1,ms=1500,opcode=" + std::to_string(kCreateGeneralObject)}) {
+        SCOPED_TRACE(fault);
+        OtherSas first(flow, 10, 1);
+        first.send_each();
+        EXPECT_TRUE(
+            eventually([&] { return state_of(flow.sender(), 10) == UDP_CRYPTO_SA_DEVICE; }));
+        inject(fault);
+        OtherSas second(flow, 20, 1);
+        second.send_each();
+        second.send_each();
+        ++failed;
+        EXPECT_TRUE(eventually([&] { return counter(world, "quic_sa_failed") == failed; }));
+        second.send_each();
+        EXPECT_EQ(state_of(flow.sender(), 20), std::uint32_t{UDP_CRYPTO_SA_INLINE});
+        EXPECT_EQ(del_sa(flow.sender(), 10), 0);
+        EXPECT_TRUE(
+            eventually([&] { return state_of(flow.sender(), 20) == UDP_CRYPTO_SA_DEVICE; }));
+        second.send_each();
+        EXPECT_EQ(del_sa(flow.sender(), 20), 0);
+        EXPECT_TRUE(eventually([&] { return counter(world, "quic_sa_installed") == 0; }));
+    }
+    EXPECT_EQ(counter(world, "quic_sa_full"), 0U);
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    world.expect_clean();
+}
+
+// --- devlink health ----------------------------------------------------------------------------
+
+TEST(Health, TheTransmitReporterTellsOfTheOffload) {
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
     settle(flow);
-    EXPECT_GT(counter(world, "tx_quic_index_packets"), 0U);
+    const CommandResult health = in_first_namespace(
+        "devlink health show | sed -n 's|^\\(auxiliary/[^:]*\\):$|\\1|p' | sort -u |"
+        "while read -r port; do devlink health diagnose $port reporter tx; "
+        "devlink health dump show $port reporter tx >/dev/null || echo NO DUMP; done");
+    EXPECT_EQ(health.status, 0) << health.output;
+    for (const char *expected : {"QUIC:", "SA database size: 65536", "SAs installed: 1",
+                                 "SAs installed: 0", "database full: 0", "commands failed: 0"})
+        EXPECT_NE(health.output.find(expected), std::string::npos) << expected << "\n"
+                                                                   << health.output;
+    EXPECT_EQ(health.output.find("NO DUMP"), std::string::npos) << health.output;
+    // No key of the SA is in what is told.
+    EXPECT_EQ(health.output.find(to_hex(flow.keys().key)), std::string::npos);
 }
 
 // --- SAs that go ------------------------------------------------------------------------------
@@ -327,7 +612,7 @@ TEST(Sa, DeletedWithPacketsInTheRing) {
     world.expect_clean();
 }
 
-TEST(Sa, OfAClosedSocketAKilledProcessAndADeletedNamespaceLeaveTheDevice) {
+TEST(Sa, OfAClosedSocketAndAKilledProcessLeaveTheDevice) {
     World world(Wire::kConnectx);
     const auto installed = [&] { return counter(world, "quic_sa_installed"); };
     {
@@ -351,6 +636,42 @@ TEST(Sa, OfAClosedSocketAKilledProcessAndADeletedNamespaceLeaveTheDevice) {
     ::kill(child, SIGKILL);
     EXPECT_EQ(::waitpid(child, nullptr, 0), child);
     EXPECT_TRUE(eventually([&] { return installed() == 0; }));
+    world.expect_clean();
+}
+
+// A process is killed while it sends; with it goes the namespace that the device is in, and the
+// device falls back to the first one, without the SA.
+TEST(Sa, OfADeletedNamespaceLeavesTheDevice) {
+    World world(Wire::kConnectx);
+    pid_t child = -1;
+    {
+        const NetNamespace other;
+        world.a.command("ip link set va netns " + other.path());
+        other.command("ip addr add 10.1.1.1/24 dev va; ip link set va up");
+        EXPECT_TRUE(eventually([&] { return has_carrier(other, "va"); }));
+        child = ::fork();
+        if (child == 0) {
+            Flow flow(other, world.b, Address::v4("10.1.1.2", 0));
+            for (;;)
+                flow.send_form({.packets = 5});
+        }
+        const InNamespace inside(other);
+        EXPECT_TRUE(eventually([] { return ethtool_statistics("va")["quic_sa_installed"] == 1; }));
+        command("tc qdisc add dev va root netem delay 100ms limit 1000");
+    }
+    ::kill(child, SIGKILL);
+    EXPECT_EQ(::waitpid(child, nullptr, 0), child);
+    EXPECT_TRUE(eventually(
+        [&] { return in_first_namespace("ip link set va netns " + world.a.path()).status == 0; }));
+    EXPECT_TRUE(eventually([&] { return counter(world, "quic_sa_installed") == 0; }));
+    world.a.command("ip addr add 10.1.1.1/24 dev va; ip link set va up");
+    EXPECT_TRUE(eventually([&] { return has_carrier(world.a, "va"); }));
+    world.listen();
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    settle(flow);
+    flow.send_all_forms(1);
+    flow.expect_all_arrive();
+    EXPECT_EQ(counter(world, "quic_dev_wqe_errors"), 0U);
     world.expect_clean();
 }
 
@@ -434,6 +755,38 @@ TEST(Database, FullAndFreeAgain) {
     world.expect_clean();
 }
 
+// The same while all of them send: those without room bring their keys until others have gone.
+TEST(Database, FullAndFreeAgainUnderTraffic) {
+    const unsigned room = device_limit("QUIC_TEST_SADB", 0);
+    if (room == 0)
+        return; // in a guest of its own
+    World world(Wire::kConnectx);
+    std::vector<std::unique_ptr<Flow>> flows;
+    std::vector<std::unique_ptr<Traffic>> traffic;
+    for (unsigned i = 0; i < room + 2; ++i)
+        flows.push_back(std::make_unique<Flow>(world.a, world.b, Address::v4("10.1.1.2", 0),
+                                               kAllCiphers[i % 4]));
+    for (const auto &flow : flows)
+        traffic.push_back(std::make_unique<Traffic>(*flow, std::chrono::milliseconds(10)));
+    const auto installed = [&] { return counter(world, "quic_sa_installed"); };
+    EXPECT_TRUE(
+        eventually([&] { return installed() == room && counter(world, "quic_sa_full") >= 2; }));
+    while (!flows.empty()) {
+        traffic.back()->go_on();
+        traffic.back()->stop();
+        traffic.pop_back();
+        flows.back()->expect_all_arrive();
+        flows.back()->close_sender();
+        flows.pop_back();
+        const std::uint64_t left = std::min<std::uint64_t>(room, flows.size());
+        EXPECT_TRUE(eventually([&] { return installed() == left; })) << installed();
+    }
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    EXPECT_EQ(counter(world, "quic_sa_failed"), 0U);
+    EXPECT_EQ(counter(world, "quic_dev_drop_stale_sa"), 0U);
+    world.expect_clean();
+}
+
 // With quic-ciphers=aes-128-gcm: the others go to software, from the first packet.
 TEST(Capabilities, SoftwareDoesTheCiphersThatTheDeviceLacks) {
     if (device_limit("QUIC_TEST_ONE_CIPHER", 0) == 0)
@@ -449,6 +802,49 @@ TEST(Capabilities, SoftwareDoesTheCiphersThatTheDeviceLacks) {
             EXPECT_EQ(world.count_a("TxSoftware"), flow.sent());
         world.expect_clean();
     }
+}
+
+bool device_is_without(const char *what) {
+    const char *text = std::getenv("QUIC_TEST_WITHOUT");
+    return text != nullptr && std::string(text) == what;
+}
+
+// With quic-inline=off: software until the device has the SA, and for keys that come with a send.
+TEST(Capabilities, WithoutKeysInDescriptors) {
+    if (!device_is_without("inline"))
+        return; // in a guest of its own
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0));
+    ASSERT_GT(flow.send_form({}), 0);
+    EXPECT_EQ(world.count_a("TxSoftware"), 1U);
+    settle(flow);
+    const std::uint64_t software = world.count_a("TxSoftware");
+    const std::uint64_t sent = flow.sent();
+    flow.send_all_forms(2);
+    flow.expect_all_arrive();
+    constexpr std::uint64_t kInline = 2 * (1 + 3); // of two rounds of all forms
+    EXPECT_EQ(world.count_a("TxSoftware") - software, kInline);
+    EXPECT_GE(counter(world, "quic_dev_tx_index_packets"), flow.sent() - sent - kInline);
+    EXPECT_EQ(counter(world, "quic_dev_tx_inline_packets"), 0U);
+    EXPECT_EQ(counter(world, "tx_quic_dropped"), 0U);
+    world.expect_clean();
+}
+
+// With quic-lso=off: the stack cuts batches, each packet still is the device's.
+TEST(Capabilities, WithoutBatches) {
+    if (!device_is_without("lso"))
+        return; // in a guest of its own
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v6("fd01::2", 0));
+    settle(flow);
+    flow.send_all_forms(2);
+    flow.expect_all_arrive();
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    EXPECT_EQ(counter(world, "quic_dev_tx_index_packets") +
+                  counter(world, "quic_dev_tx_inline_packets"),
+              flow.sent());
+    EXPECT_EQ(counter(world, "quic_dev_wqe_errors"), 0U);
+    world.expect_clean();
 }
 
 // --- on top of the device ----------------------------------------------------------------------

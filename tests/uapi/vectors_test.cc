@@ -3,7 +3,7 @@
 // The packets of RFC 9001 appendix A through the kernel: the RFC's bytes arrive.
 #include <gtest/gtest.h>
 
-#include "loopback.h"
+#include "path.h"
 #include "rfc9001_vectors.h"
 
 namespace quic_test {
@@ -14,17 +14,16 @@ class KernelVectors
 
 TEST_P(KernelVectors, GiveTheBytesOfTheRfc) {
     const auto &[vector, family, inline_keys, tag_room] = GetParam();
-    Loopback loopback(family, true);
+    Line line(family, true);
     const std::uint16_t flags = tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0;
     Control control;
     if (inline_keys)
         control.quic_inline(vector.pn, vector.keys, vector.pn_offset, flags);
     else
-        control.quic(vector.pn, add_sa_index(loopback.sender.get(), 7, vector.keys),
-                     vector.pn_offset, flags);
+        control.quic(vector.pn, line.add_sa(7, vector.keys), vector.pn_offset, flags);
     const Bytes data = tag_room ? join_with_tag_room({vector.packet}) : vector.packet;
-    ASSERT_EQ(send(loopback.sender.get(), data, control), static_cast<ssize_t>(data.size()));
-    const auto wire = receive(loopback.receiver.get());
+    ASSERT_EQ(send(line.sender(), data, control), static_cast<ssize_t>(data.size()));
+    const auto wire = receive(line.receiver());
     ASSERT_TRUE(wire.has_value());
     EXPECT_EQ(to_hex(*wire), to_hex(vector.wire));
 }

@@ -6,7 +6,9 @@
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,7 @@
 
 #include "netlink.h"
 #include "sa_spec.h"
+#include "sockets.h"
 
 namespace quic_sadb {
 namespace {
@@ -38,6 +41,8 @@ struct Options {
     std::string uid;
     std::optional<std::uint64_t> packet_limit;
     std::vector<std::uint32_t> indexes;
+    std::vector<std::uint64_t> inodes;
+    std::optional<std::uint32_t> pid;
     bool keep_going = false;
     bool quiet = false;
     std::uint64_t count = 0;
@@ -91,6 +96,8 @@ void print_device(const Device &device) {
         std::printf("    ciphers: %s\n", join(cipher_names(*device.ciphers)).c_str());
     if (device.forms)
         std::printf("    keys by: %s\n", join(form_names(*device.forms)).c_str());
+    if (device.forms && (*device.forms & UDP_CRYPTO_DEV_FORM_INDEX) == 0)
+        return; // no database
     if (device.sa_count && device.sa_max && *device.sa_max != 0)
         std::printf("    SAs held: %" PRIu32 " of %" PRIu32 "\n", *device.sa_count, *device.sa_max);
     else if (device.sa_count)
@@ -137,6 +144,8 @@ Json sa_json(const Sa &sa) {
     json["packets_dropped"] = sa.packets_dropped;
     if (sa.packet_limit != 0)
         json["packet_limit"] = sa.packet_limit;
+    if (sa.inode != 0)
+        json["inode"] = sa.inode;
     return json;
 }
 
@@ -153,7 +162,17 @@ std::string sa_text(const Sa &sa) {
         out += " dropped " + std::to_string(sa.packets_dropped);
     if (sa.packet_limit != 0)
         out += " limit " + std::to_string(sa.packet_limit);
+    if (sa.inode != 0)
+        out += " ino:" + std::to_string(sa.inode); // as ss(8) writes it
     return out;
+}
+
+std::vector<Sa> all_sas(Client &client) {
+    bool changed = false;
+    std::vector<Sa> sas = client.sas(changed);
+    if (changed)
+        warn("the table changed while it was read: some SAs may be missing");
+    return sas;
 }
 
 Exit sa_show(const Options &options) {
@@ -161,10 +180,7 @@ Exit sa_show(const Options &options) {
     Client client;
     std::vector<Sa> sas;
     if (options.indexes.empty()) {
-        bool changed = false;
-        sas = client.sas(changed);
-        if (changed)
-            warn("the table changed while it was read: some SAs may be missing");
+        sas = all_sas(client);
     } else {
         for (const std::uint32_t index : options.indexes)
             sas.push_back(client.sa(index));
@@ -180,6 +196,100 @@ Exit sa_show(const Options &options) {
         for (const Sa &sa : sas)
             std::printf("%s\n", sa_text(sa).c_str());
     }
+    return Exit::kDone;
+}
+
+// --- sockets -----------------------------------------------------------------------------------
+
+// What the SAs of one socket come to.
+struct SocketSum {
+    std::map<std::string, std::uint64_t> states; // SAs by who does the work for them
+    std::uint64_t sas = 0;
+    std::uint64_t packets = 0;
+    std::uint64_t bytes = 0;
+    std::uint64_t packets_software = 0;
+    std::uint64_t packets_dropped = 0;
+
+    void add(const Sa &sa) {
+        std::string where = state_name(sa.state);
+        if (sa.ifindex != 0)
+            where += " " + device_name(sa.ifindex);
+        ++states[where];
+        ++sas;
+        packets += sa.packets;
+        bytes += sa.bytes;
+        packets_software += sa.packets_software;
+        packets_dropped += sa.packets_dropped;
+    }
+};
+
+Json socket_json(std::uint64_t inode, const SocketInfo &socket, const SocketSum &sum) {
+    Json processes = Json::array();
+    for (const Process &process : socket.processes)
+        processes.push_back({{"pid", process.pid}, {"name", process.name}});
+    return {{"inode", inode},
+            {"local", socket.local},
+            {"peer", socket.peer},
+            {"processes", processes},
+            {"sas", sum.sas},
+            {"states", sum.states},
+            {"packets", sum.packets},
+            {"bytes", sum.bytes},
+            {"packets_software", sum.packets_software},
+            {"packets_dropped", sum.packets_dropped}};
+}
+
+void print_socket(std::uint64_t inode, const SocketInfo &socket, const SocketSum &sum) {
+    std::printf("ino:%" PRIu64 " %s", inode, socket.local.empty() ? "*" : socket.local.c_str());
+    if (!socket.peer.empty())
+        std::printf(" to %s", socket.peer.c_str());
+    for (const Process &process : socket.processes)
+        std::printf(" pid %" PRIu32 " (%s)", process.pid, process.name.c_str());
+    std::printf("\n    SAs %" PRIu64 ":", sum.sas);
+    const char *separator = "";
+    for (const auto &[state, count] : sum.states) {
+        std::printf("%s %" PRIu64 " %s", separator, count, state.c_str());
+        separator = ",";
+    }
+    std::printf("\n    packets %" PRIu64 " bytes %" PRIu64 " software %" PRIu64 " dropped %" PRIu64
+                "\n",
+                sum.packets, sum.bytes, sum.packets_software, sum.packets_dropped);
+}
+
+Exit socket_show(const Options &options) {
+    Client client;
+    std::map<std::uint64_t, SocketSum> sums;
+    for (const Sa &sa : all_sas(client))
+        if (sa.inode != 0)
+            sums[sa.inode].add(sa);
+    for (const std::uint64_t inode : options.inodes)
+        if (!sums.contains(inode))
+            throw Error(Exit::kNotThere,
+                        "ino:" + std::to_string(inode) + ": no socket with SAs has that inode");
+    if (!options.inodes.empty())
+        std::erase_if(sums, [&options](const auto &entry) {
+            return std::find(options.inodes.begin(), options.inodes.end(), entry.first) ==
+                   options.inodes.end();
+        });
+
+    std::set<std::uint64_t> inodes;
+    for (const auto &[inode, sum] : sums)
+        inodes.insert(inode);
+    Json list = Json::array();
+    for (const auto &[inode, socket] : find_sockets(inodes)) {
+        const auto is_asked_for = [&options](const Process &process) {
+            return process.pid == *options.pid;
+        };
+        if (options.pid &&
+            std::none_of(socket.processes.begin(), socket.processes.end(), is_asked_for))
+            continue;
+        if (options.json)
+            list.push_back(socket_json(inode, socket, sums[inode]));
+        else
+            print_socket(inode, socket, sums[inode]);
+    }
+    if (options.json)
+        print_json(list);
     return Exit::kDone;
 }
 
@@ -464,6 +574,14 @@ int run(int argc, char **argv) {
     CLI::App *flush = sa->add_subcommand("flush", "delete all that were added over netlink");
     flush->add_option("--uid", options.uid, "only those of this user");
     flush->callback([&verb] { verb = sa_flush; });
+
+    CLI::App *socket = app.add_subcommand("socket", "sockets that have SAs");
+    socket->require_subcommand(1);
+    CLI::App *socket_list = socket->add_subcommand(
+        "show", "show some or all: where, whose, and who protects their packets");
+    socket_list->add_option("INODE", options.inodes, "numbers, as ss -e shows them");
+    socket_list->add_option("--pid", options.pid, "only those of this process");
+    socket_list->callback([&verb] { verb = socket_show; });
 
     app.add_subcommand("stats", "statistics of the network namespace")->callback([&verb] {
         verb = stats;

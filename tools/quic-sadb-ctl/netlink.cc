@@ -233,6 +233,9 @@ Sa parse_sa_message(const nlmsghdr *message) {
         case UDP_CRYPTO_A_SA_PACKETS_DROPPED:
             sa.packets_dropped = number(attr);
             break;
+        case UDP_CRYPTO_A_SA_INODE:
+            sa.inode = number(attr);
+            break;
         default:
             break;
         }

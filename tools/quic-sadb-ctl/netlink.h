@@ -28,7 +28,7 @@ struct Device {
     // Only if the driver tells:
     std::optional<std::uint32_t> ciphers; // 1 << enum udp_quic_cipher
     std::optional<std::uint32_t> forms;   // enum udp_crypto_dev_form
-    std::optional<std::uint32_t> sa_max;  // 0: no limit of its own
+    std::optional<std::uint32_t> sa_max;  // 0: no database, or no limit
     std::optional<std::uint32_t> sa_count;
 };
 
@@ -45,6 +45,7 @@ struct Sa {
     std::uint64_t bytes = 0;
     std::uint64_t packets_software = 0;
     std::uint64_t packets_dropped = 0;
+    std::uint64_t inode = 0; // of the socket that made it; 0: none
 };
 
 struct Statistic {

@@ -8,6 +8,7 @@
  * generation, which the device compares (struct mlx5_wqe_quic_seg).
  */
 #include <linux/crash_dump.h>
+#include "en/health.h"
 #include "en_accel/quic.h"
 #include "lib/mlx5.h"
 
@@ -77,6 +78,8 @@ static void mlx5e_quic_read_caps(struct mlx5e_quic *quic)
 
 	WRITE_ONCE(quic->inline_form, MLX5_CAP_QUIC_TX(mdev, inline_form));
 	WRITE_ONCE(quic->index_form, MLX5_CAP_QUIC_TX(mdev, sa_index_form));
+	quic->max_sa = MLX5_CAP_QUIC_TX(mdev, sa_index_form) ?
+		       1U << MLX5_CAP_QUIC_TX(mdev, log_max_sa) : 0;
 	WRITE_ONCE(quic->max_lso_segments, !MLX5_CAP_QUIC_TX(mdev, lso) ? 1 :
 		   MLX5_CAP_QUIC_TX(mdev, max_lso_segments));
 }
@@ -174,7 +177,29 @@ static u32 mlx5e_quic_sa_state(struct udp_crypto_holder *holder)
 	       UDP_CRYPTO_SA_INLINE : UDP_CRYPTO_SA_SOFTWARE;
 }
 
+static void mlx5e_quic_caps(struct net_device *netdev,
+			    struct udp_crypto_dev_caps *caps)
+{
+	struct mlx5e_priv *priv = netdev_priv(netdev);
+	struct mlx5e_quic *quic;
+
+	/* priv->quic does not go while RTNL keeps the netdev attached */
+	if (!netif_device_present(netdev))
+		return;
+	quic = priv->quic;
+	if (!quic)
+		return;
+	caps->ciphers = READ_ONCE(quic->ciphers);
+	if (quic->index_form)
+		caps->forms |= UDP_CRYPTO_DEV_FORM_INDEX;
+	if (quic->inline_form)
+		caps->forms |= UDP_CRYPTO_DEV_FORM_INLINE;
+	caps->sa_max = quic->max_sa;
+	caps->sa_count = READ_ONCE(quic->stats.installed);
+}
+
 static const struct udp_crypto_ops mlx5e_quic_ops = {
+	.caps		= mlx5e_quic_caps,
 	.sa_ready	= mlx5e_quic_sa_ready,
 	.sa_deleted	= mlx5e_quic_sa_deleted,
 	.sa_state	= mlx5e_quic_sa_state,
@@ -279,15 +304,25 @@ static void mlx5e_quic_uninstall(struct mlx5e_quic *quic,
 	for (i = 0; i < batch->n; i++) {
 		struct mlx5e_quic_sa *sa = batch->cmd[i].sa;
 
+		batch->cmd[i].err = 0;
 		if (sa->state != MLX5E_QUIC_SA_INSTALLED)
 			continue;
 		/* packets bring their keys from now on */
 		WRITE_ONCE(sa->state, MLX5E_QUIC_SA_NEW);
+		udp_crypto_sa_moved(&sa->holder,
+				    mlx5e_quic_sa_state(&sa->holder));
 		mlx5e_quic_destroy(quic, batch, &batch->cmd[i]);
 		quic->stats.installed--;
 		quic->stats.destroyed++;
 	}
 	mlx5_cmd_cleanup_async_ctx(&batch->ctx);
+
+	/* One that fails leaves the SA there until the device is reset, under a
+	 * tag that no packet has any more.
+	 */
+	for (i = 0; i < batch->n; i++)
+		if (batch->cmd[i].err)
+			quic->stats.failed++;
 }
 
 static void mlx5e_quic_forget(struct mlx5e_quic *quic,
@@ -348,6 +383,8 @@ static bool mlx5e_quic_install(struct mlx5e_quic *quic,
 					  MLX5E_QUIC_SA_INSTALLED);
 			quic->stats.installed++;
 			quic->stats.created++;
+			udp_crypto_sa_moved(&cmd->sa->holder,
+					    UDP_CRYPTO_SA_DEVICE);
 			mlx5e_quic_give_back(quic, cmd->sa, &quic->installed);
 			continue;
 		}
@@ -505,6 +542,29 @@ void mlx5e_quic_cleanup(struct mlx5e_priv *priv)
 	cancel_work_sync(&quic->work);
 	xa_destroy(&quic->sas);
 	kfree(quic);
+}
+
+/**
+ * mlx5e_quic_health_diagnose() - say how the offload is, to devlink health
+ * @priv: of the netdev
+ * @fmsg: of the transmit reporter, in an object
+ */
+void mlx5e_quic_health_diagnose(struct mlx5e_priv *priv,
+				struct devlink_fmsg *fmsg)
+{
+	struct mlx5e_quic *quic = priv->quic;
+
+	if (!quic)
+		return;
+	mlx5e_health_fmsg_named_obj_nest_start(fmsg, "QUIC");
+	devlink_fmsg_u32_pair_put(fmsg, "SA database size", quic->max_sa);
+	devlink_fmsg_u64_pair_put(fmsg, "SAs installed",
+				  READ_ONCE(quic->stats.installed));
+	devlink_fmsg_u64_pair_put(fmsg, "database full",
+				  READ_ONCE(quic->stats.full));
+	devlink_fmsg_u64_pair_put(fmsg, "commands failed",
+				  READ_ONCE(quic->stats.failed));
+	mlx5e_health_fmsg_named_obj_nest_end(fmsg);
 }
 
 /**

@@ -47,6 +47,7 @@ struct mlx5e_quic_sa {
  * @ciphers: 1 << enum udp_quic_cipher
  * @index_form: WQEs may name an SA of the database
  * @inline_form: WQEs may bring keys
+ * @max_sa: size of the database, 0 without the index form
  * @max_lso_segments: QUIC packets in one WQE, 1 without LSO
  * @lock: BHs off; lists, flags of the SAs
  * @install: to be put into the database
@@ -70,6 +71,7 @@ struct mlx5e_quic {
 	u32 ciphers;
 	bool index_form;
 	bool inline_form;
+	u32 max_sa;
 	u16 max_lso_segments;
 
 	spinlock_t lock; /* lists, flags of the SAs */
@@ -97,12 +99,19 @@ void mlx5e_quic_init(struct mlx5e_priv *priv);
 void mlx5e_quic_cleanup(struct mlx5e_priv *priv);
 void mlx5e_quic_init_tx(struct mlx5e_priv *priv);
 void mlx5e_quic_cleanup_tx(struct mlx5e_priv *priv);
+void mlx5e_quic_health_diagnose(struct mlx5e_priv *priv,
+				struct devlink_fmsg *fmsg);
 #else
 static inline void mlx5e_quic_build_netdev(struct mlx5e_priv *priv) {}
 static inline void mlx5e_quic_init(struct mlx5e_priv *priv) {}
 static inline void mlx5e_quic_cleanup(struct mlx5e_priv *priv) {}
 static inline void mlx5e_quic_init_tx(struct mlx5e_priv *priv) {}
 static inline void mlx5e_quic_cleanup_tx(struct mlx5e_priv *priv) {}
+
+static inline void mlx5e_quic_health_diagnose(struct mlx5e_priv *priv,
+					      struct devlink_fmsg *fmsg)
+{
+}
 #endif /* CONFIG_MLX5_EN_QUIC */
 
 #endif /* __MLX5E_QUIC_H__ */

@@ -34,6 +34,7 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 	struct mlx5e_quic *quic = READ_ONCE(priv->quic);
 	unsigned int payload = skb->len - skb_transport_offset(skb) -
 			       sizeof(struct udphdr);
+	enum skb_drop_reason reason = SKB_DROP_REASON_UDP_CRYPTO;
 	const struct mlx5e_quic_sa *sa;
 
 	if (unlikely(!quic))
@@ -54,8 +55,10 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 	if (unlikely(!READ_ONCE(quic->inline_form)))
 		goto drop;
 	state->sa = udp_crypto_ext_sa(dev_net(netdev), ext);
-	if (unlikely(!state->sa))
+	if (unlikely(!state->sa)) {
+		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_SA;
 		goto drop;
+	}
 	state->ext = ext;
 	sq->stats->quic_inline_packets += segs;
 	sq->stats->quic_bytes += payload;
@@ -64,7 +67,7 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 drop:
 	sq->stats->quic_dropped += segs;
 	sq->stats->dropped++;
-	dev_kfree_skb_any(skb);
+	udp_crypto_drop(dev_net(netdev), skb, reason);
 	/* what is before it in the queue may wait for this one's doorbell */
 	mlx5e_tx_flush(sq);
 	return false;

@@ -9,8 +9,9 @@
  *
  * Everything here is in host byte order. All structures have the same layout
  * on 32 and 64 bits. They may grow: a caller may pass a longer structure as
- * long as the bytes that this kernel does not know are zero (else E2BIG), and
- * a shorter one down to the minimum given with each. "Malformed" below is
+ * long as the bytes that this kernel does not know are zero (else E2BIG; a
+ * socket option longer than 4096 bytes is too big whatever is in it), and a
+ * shorter one down to the minimum given with each. "Malformed" below is
  * EINVAL and means: shorter than the minimum, a reserved field that is not
  * zero, bytes of a key behind its length that are not zero, an unknown flag,
  * or an unknown operation.
@@ -102,6 +103,16 @@ struct udp_quic_keys {
  */
 #define UDP_CRYPTO_SA_F_SAME_UID	0x1
 
+/* No packet number is protected twice, whoever sends it: a send with a number
+ * that the SA has protected, or that is too far below the highest for the
+ * kernel to know, is refused (EALREADY), all of it. Numbers may come in any
+ * order and from several threads; one that is less than
+ * UDP_CRYPTO_GUARD_PN_WINDOW - 7 below the highest is never too old. The
+ * numbers of a send that fails are unused, as ever. Costs 2 KiB for the SA.
+ */
+#define UDP_CRYPTO_SA_F_GUARD_PN	0x2
+#define UDP_CRYPTO_GUARD_PN_WINDOW	2048
+
 /**
  * struct udp_crypto_req - the start of every socket option structure (16 bytes)
  * @type: UDP_CRYPTO_QUIC
@@ -139,6 +150,8 @@ struct udp_crypto_req {
  * EEXIST: the socket has an SA of that cookie.
  * ENOSPC: the network namespace has as many SAs as the sysctl
  *	net.ipv4.udp_crypto_max_sa allows.
+ * EDQUOT: the sockets of this uid have as many SAs in the network namespace as
+ *	the sysctl net.ipv4.udp_crypto_max_sa_per_uid allows.
  * ENOMEM: no memory, or the memory control group is at its limit.
  */
 struct udp_crypto_sa {
@@ -197,7 +210,7 @@ struct udp_crypto_sa_info {
  * @max_sa: SAs that the network namespace may have
  * @max_segments: QUIC packets in one send with UDP_SEGMENT
  * @tag_len: UDP_QUIC_TAG_LEN
- * @reserved: zero
+ * @max_sa_per_uid: of @max_sa, those that the sockets of one uid may have
  *
  * 40 bytes. Entry minimum: struct udp_crypto_req; as with UDP_CRYPTO_OP_GET_SA.
  */
@@ -209,7 +222,7 @@ struct udp_crypto_caps {
 	__u32			max_sa;
 	__u16			max_segments;
 	__u16			tag_len;
-	__u32			reserved;
+	__u32			max_sa_per_uid;
 };
 
 /* The caller's buffer has UDP_QUIC_TAG_LEN bytes of room (any content) after
@@ -264,6 +277,7 @@ struct udp_crypto_caps {
  *	65,507 bytes with tags (65,527 over IPv6).
  * EKEYEXPIRED: the SA has protected, or would with this send, more packets
  *	than its limit. Earlier packets of a batch are not sent either.
+ * EALREADY: UDP_CRYPTO_SA_F_GUARD_PN, and one of the packet numbers was used.
  * EBUSY: MSG_MORE, UDP_CORK, or data corked on the socket.
  * EOPNOTSUPP: UDP-Lite; the cipher of inline keys is unknown.
  * ENOPKG: the kernel was built without the cipher.

@@ -61,6 +61,11 @@ void sign_block(mlx5_cmd_prot_block &block) {
     block.sig = ~xor8(raw);
 }
 
+bool creates_quic_sa(ConstBytes in) {
+    return IFC_GET(nop_in, in, opcode) == MLX5_CMD_OP_CREATE_GENERAL_OBJECT &&
+           IFC_GET(general_obj_in_cmd_hdr, in, obj_type) == MLX5_GENERAL_OBJECT_TYPES_QUIC_SA;
+}
+
 const char *status_name(std::uint8_t status) {
     switch (status) {
     case MLX5_CMD_STAT_OK:
@@ -284,29 +289,53 @@ void CommandInterface::process(unsigned index) {
     if (delivery == kDelivered) {
         if (const auto delay = core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode))) {
             if (*delay != 0)
-                held_back_.emplace(core_.host.clock_ns() + *delay, index);
+                held_back_.emplace(core_.host.clock_ns() + *delay, HeldBack{index, {}});
             return;
         }
         out.resize(outlen);
-        execute(in, out);
+        const bool new_quic_sa = execute(in, out).ok() && creates_quic_sa(in);
         wipe(in); // there may have been keys in it
         delivery = deliver_output(entry, out);
         std::memset(entry.out, 0, sizeof(entry.out));
         std::memcpy(entry.out, out.data(), std::min(out.size(), sizeof(entry.out)));
+        if (new_quic_sa && delivery == kDelivered) {
+            if (const auto delay = core_.faults.take_quic_sa_delay()) {
+                const std::uint64_t when =
+                    *delay == 0 ? kUntilReleased : core_.host.clock_ns() + *delay;
+                held_back_.emplace(when, HeldBack{index, entry});
+                return;
+            }
+        }
     }
     finish(index, entry, delivery, listeners);
 }
 
 void CommandInterface::run_deferred() {
     while (!held_back_.empty() && held_back_.begin()->first <= core_.host.clock_ns()) {
-        const unsigned index = held_back_.begin()->second;
-        held_back_.erase(held_back_.begin());
+        auto [index, entry] = held_back_.extract(held_back_.begin()).mapped();
+        if (entry) {
+            finish(index, *entry, kDelivered, core_.events.subscribers(MLX5_EVENT_TYPE_CMD));
+            continue;
+        }
         // The driver has long given up; its mailboxes may be anybody's memory by now.
-        mlx5_cmd_layout entry;
+        mlx5_cmd_layout given_up;
         if (core_.dma_read(queue_ + (static_cast<std::uint64_t>(index) << kLogStride),
-                           bytes_of(entry)))
-            finish(index, entry, kFirmwareError, core_.events.subscribers(MLX5_EVENT_TYPE_CMD));
+                           bytes_of(given_up)))
+            finish(index, given_up, kFirmwareError, core_.events.subscribers(MLX5_EVENT_TYPE_CMD));
     }
+}
+
+void CommandInterface::release_done() {
+    for (auto it = held_back_.begin(); it != held_back_.end();) {
+        auto next = std::next(it);
+        if (it->second.answer && it->first != 0) {
+            auto node = held_back_.extract(it);
+            node.key() = 0;
+            held_back_.insert(std::move(node));
+        }
+        it = next;
+    }
+    core_.kick();
 }
 
 void CommandInterface::finish(unsigned index, mlx5_cmd_layout &entry, unsigned delivery,

@@ -21,6 +21,28 @@ namespace {
 // UAR numbers start behind the pages that the initialization segment and the MSI-X table take.
 constexpr std::uint32_t kFirstUar = 16;
 constexpr std::uint32_t kUarCount = kBarSize / 4096 - kFirstUar;
+// Far more halves of doorbells than processors could have under way.
+constexpr std::size_t kMaxHalfDoorbells = 4096;
+
+/// Counts a call of the host for as long as it lasts.
+class Outside {
+  public:
+    explicit Outside(unsigned &depth) : depth_(depth) { ++depth_; }
+    Outside(const Outside &) = delete;
+    Outside &operator=(const Outside &) = delete;
+    ~Outside() { --depth_; }
+
+  private:
+    unsigned &depth_;
+};
+
+constexpr unsigned kMaxReadRequest = 512; // bytes, PCIe MRRS
+constexpr unsigned kMaxPayload = 256;     // bytes, PCIe MPS
+
+/// Pieces of a range, none over a multiple of `piece`.
+std::uint64_t pieces(GuestAddr addr, std::size_t size, unsigned piece) {
+    return size == 0 ? 0 : (addr.value + size - 1) / piece - addr.value / piece + 1;
+}
 
 } // namespace
 
@@ -36,7 +58,11 @@ Core::Core(Host &host_in, const Config &config_in)
 }
 
 bool Core::dma_read(GuestAddr addr, Bytes dst) {
+    ++stats.dma_reads;
+    stats.dma_read_bytes += dst.size();
+    stats.pcie_reads += pieces(addr, dst.size(), kMaxReadRequest);
     // A range that wraps round the address space is never memory.
+    const Outside outside(outside_);
     if (addr.value + dst.size() < addr.value || !host.dma_read(addr, dst)) {
         ++stats.dma_errors;
         return false;
@@ -45,11 +71,25 @@ bool Core::dma_read(GuestAddr addr, Bytes dst) {
 }
 
 bool Core::dma_write(GuestAddr addr, ConstBytes src) {
+    ++stats.dma_writes;
+    stats.dma_write_bytes += src.size();
+    stats.pcie_writes += pieces(addr, src.size(), kMaxPayload);
+    const Outside outside(outside_);
     if (addr.value + src.size() < addr.value || !host.dma_write(addr, src)) {
         ++stats.dma_errors;
         return false;
     }
     return true;
+}
+
+void Core::msix_raise(unsigned vector) {
+    const Outside outside(outside_);
+    host.msix_raise(vector);
+}
+
+void Core::wire_tx(ConstBytes frame) {
+    const Outside outside(outside_);
+    host.wire_tx(frame);
 }
 
 void Core::log(LogLevel level, const char *fmt, ...) {
@@ -64,13 +104,20 @@ void Core::log(LogLevel level, const char *fmt, ...) {
 
 void Core::mmio_read(std::uint64_t offset, Bytes data) {
     std::fill(data.begin(), data.end(), 0);
-    if (offset < kMsixTableOffset)
+    if (outside_ == 0 && offset < kMsixTableOffset)
         iseg.read(offset, data);
 }
 
 void Core::mmio_write(std::uint64_t offset, ConstBytes data) {
     if (data.empty())
         return;
+    // DMA, or an interrupt message, that the guest has aimed at these registers (of this device, or
+    // of its peer on the wire): objects would vanish under whoever is at work on them.
+    if (outside_ != 0) {
+        log(LogLevel::kWarning, "register %#lx written by the device's own doing: ignored",
+            static_cast<unsigned long>(offset));
+        return;
+    }
     if (offset < kMsixTableOffset) {
         iseg.write(offset, data);
         return;
@@ -89,6 +136,8 @@ void Core::mmio_write(std::uint64_t offset, ConstBytes data) {
                       (in_page >= kBlueFlameOffset && in_page < 0x1000);
     if (wide && data.size() == 4) {
         if (in_page % 8 == 0) {
+            if (half_doorbells_.size() >= kMaxHalfDoorbells)
+                half_doorbells_.clear();
             half_doorbells_[offset] = load_be<std::uint32_t>(data.data());
             return;
         }
@@ -171,6 +220,7 @@ void Core::reset_objects() {
     pds.clear();
     uars.clear();
     pages.forget_objects();
+    budget.reset();
     half_doorbells_.clear();
     hca_initialized = false;
 }
@@ -244,6 +294,10 @@ std::string Device::describe() const {
                    c.pages.held(), c.uars.size(), c.pds.size(), c.eqs.size(), c.cqs.size(),
                    c.mkeys.size(), c.sqs.size(), c.rqs.size(), c.tises.size(), c.tirs.size(),
                    c.rqts.size(), c.flow_tables.size());
+    text += format("dma reads %lu read-bytes %lu pcie-reads %lu writes %lu write-bytes %lu "
+                   "pcie-writes %lu\n",
+                   s.dma_reads, s.dma_read_bytes, s.pcie_reads, s.dma_writes, s.dma_write_bytes,
+                   s.pcie_writes);
     text += c.quic.describe();
     for (const auto &[op, n] : c.commands.unknown())
         text += format("not modelled: command %s (%#x) %lu times\n", opcode_name(op), op,

@@ -110,6 +110,8 @@ class CommandInterface {
     void reset();
     /// Answers commands that a fault has held back long enough.
     void run_deferred();
+    /// Those of them that have been executed are answered now.
+    void release_done();
     [[nodiscard]] std::uint64_t next_deadline() const {
         return held_back_.empty() ? UINT64_MAX : held_back_.begin()->first;
     }
@@ -135,7 +137,13 @@ class CommandInterface {
     Core &core_;
     GuestAddr queue_;
     std::uint32_t pending_ = 0;
-    std::multimap<std::uint64_t, unsigned> held_back_; ///< time of the answer, slot
+    /// A command whose answer is late.
+    struct HeldBack {
+        unsigned index;                        ///< slot
+        std::optional<mlx5_cmd_layout> answer; ///< of one that has been executed
+    };
+    static constexpr std::uint64_t kUntilReleased = UINT64_MAX;
+    std::multimap<std::uint64_t, HeldBack> held_back_; ///< by the time of the answer
     std::map<std::uint16_t, std::uint64_t> unknown_;
     std::map<std::uint16_t, std::uint64_t> unknown_registers_;
 };
@@ -244,6 +252,7 @@ class PageSupply {
 
     static constexpr unsigned kBootPages = 64;
     static constexpr unsigned kInitPages = 1024;
+    static constexpr std::size_t kMaxPages = 1U << 20;
 
     CommandStatus query(const Command &cmd);
     CommandStatus manage(const Command &cmd);
@@ -320,6 +329,28 @@ class CompletionQueues {
 
 // ---------------------------------------------------------------------------------------------
 // Memory protection
+
+/// What the model keeps for a guest in lists whose length the guest chooses (translations of memory
+/// keys, pages of rings, flow table entries), in bytes. The guest lends firmware pages for its
+/// contexts, but that does not bound what the host spends: this does.
+class MemoryBudget {
+  public:
+    static constexpr std::size_t kLimit = 256U << 20;
+
+    /// False, and nothing taken, when there is not so much left.
+    [[nodiscard]] bool take(std::size_t bytes) {
+        if (bytes > kLimit - used_)
+            return false;
+        used_ += bytes;
+        return true;
+    }
+    void give(std::size_t bytes) { used_ -= bytes; }
+    void reset() { used_ = 0; }
+    [[nodiscard]] std::size_t used() const { return used_; }
+
+  private:
+    std::size_t used_ = 0;
+};
 
 class Memory {
   public:
@@ -412,6 +443,7 @@ class TxEngine {
 
     Core &core_;
     std::deque<std::uint32_t> ready_;
+    unsigned frames_ = 0; ///< sent in this run
     std::vector<std::uint8_t> payload_;
     std::vector<std::uint8_t> frame_;
     unsigned vendor_syndrome_ = 0; ///< of the WQE in execution
@@ -568,6 +600,9 @@ class Faults {
     std::optional<Syndrome> on_send(std::uint32_t sqn);
     std::optional<Syndrome> on_receive(std::uint32_t rqn);
     std::optional<CommandStatus> take_quic_sa_failure();
+    /// A QUIC SA has been created; the driver is told after so many nanoseconds, or with 0 when the
+    /// faults are disarmed.
+    std::optional<std::uint64_t> take_quic_sa_delay();
 
   private:
     struct Armed {
@@ -580,7 +615,7 @@ class Faults {
 
     Core &core_;
     Armed command_timeout_, command_fail_, irq_lost_, irq_late_, sq_error_, rq_error_;
-    Armed quic_sa_fail_;
+    Armed quic_sa_fail_, quic_sa_late_;
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -602,6 +637,8 @@ class Core {
 
     bool dma_read(GuestAddr addr, Bytes dst);
     bool dma_write(GuestAddr addr, ConstBytes src);
+    void msix_raise(unsigned vector);
+    void wire_tx(ConstBytes frame);
     [[gnu::format(printf, 3, 4)]] void log(LogLevel level, const char *fmt, ...);
     void trace(const std::string &text) { host.log(LogLevel::kTrace, text); }
 
@@ -633,6 +670,7 @@ class Core {
     VendorSpecificCapability vsc;
     CommandInterface commands;
     PageSupply pages;
+    MemoryBudget budget;
     EventQueues events;
     CompletionQueues completions;
     Memory memory;
@@ -647,9 +685,28 @@ class Core {
   private:
     void uar_write(std::uint32_t uar, unsigned offset, ConstBytes data);
     bool running_ = false;
+    /// Calls of the host under way that a guest can point at this device's own registers.
+    unsigned outside_ = 0;
     /// The upper half of a 64-bit doorbell that arrived as two 32-bit writes, by BAR offset.
     std::map<std::uint64_t, std::uint32_t> half_doorbells_;
 };
+
+/// The command that destroys an object: it must be there, and nothing may point to it. `release`
+/// undoes what the object itself points to.
+template <typename T, typename Release>
+CommandStatus destroy_object(Core &core, ObjectTable<T> &objects, std::uint32_t id,
+                             std::uint32_t not_there, std::uint32_t in_use, Release release) {
+    T *object = objects.find(id);
+    if (object == nullptr)
+        return bad_index(not_there);
+    if (object->refs != 0)
+        return busy(in_use);
+    release(*object);
+    objects.erase(id);
+    if constexpr (T::kHasContext)
+        core.pages.object_destroyed();
+    return kOk;
+}
 
 inline constexpr unsigned kUarShift = 12;
 inline constexpr unsigned kEqDoorbellArm = 0x40;

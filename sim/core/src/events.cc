@@ -99,7 +99,7 @@ void EventQueues::raise(unsigned vector) {
         break;
     }
     ++core_.stats.interrupts;
-    core_.host.msix_raise(vector);
+    core_.msix_raise(vector);
 }
 
 void EventQueues::run_deferred() {
@@ -108,7 +108,7 @@ void EventQueues::run_deferred() {
         const unsigned vector = late_interrupts_.begin()->second;
         late_interrupts_.erase(late_interrupts_.begin());
         ++core_.stats.interrupts;
-        core_.host.msix_raise(vector);
+        core_.msix_raise(vector);
     }
 }
 

@@ -102,6 +102,13 @@ std::optional<CommandStatus> Faults::take_quic_sa_failure() {
     return CommandStatus{static_cast<std::uint8_t>(quic_sa_fail_.value), quic_sa_fail_.extra};
 }
 
+std::optional<std::uint64_t> Faults::take_quic_sa_delay() {
+    if (!take(quic_sa_late_, 0))
+        return std::nullopt;
+    core_.log(LogLevel::kInfo, "fault: a QUIC SA is confirmed late");
+    return quic_sa_late_.value;
+}
+
 bool Faults::inject(std::string_view spec, std::string &error) {
     static const std::set<std::string> kKeys{"opcode",   "vector", "queue", "count",   "status",
                                              "syndrome", "ms",     "rfr",   "severity"};
@@ -131,6 +138,8 @@ bool Faults::inject(std::string_view spec, std::string &error) {
     } else if (p.name == "quic-sa-fail") {
         quic_sa_fail_ = {std::nullopt, count, value("status", MLX5_CMD_STAT_INT_ERR) & 0xff,
                          static_cast<std::uint32_t>(value("syndrome", 0xfa17))};
+    } else if (p.name == "quic-sa-late") {
+        quic_sa_late_ = {std::nullopt, count, value("ms", 0) * 1'000'000, 0};
     } else if (p.name == "interrupt-lost") {
         irq_lost_ = {target("vector"), count, 0, 0};
     } else if (p.name == "interrupt-late") {
@@ -157,7 +166,8 @@ bool Faults::inject(std::string_view spec, std::string &error) {
         core_.reset();
     } else if (p.name == "none") {
         command_timeout_ = command_fail_ = irq_lost_ = irq_late_ = sq_error_ = rq_error_ = {};
-        quic_sa_fail_ = {};
+        quic_sa_fail_ = quic_sa_late_ = {};
+        core_.commands.release_done();
         core_.iseg.set_health(0, 0, false, 0);
         core_.iseg.freeze_health_counter(false);
     } else {

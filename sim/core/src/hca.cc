@@ -190,6 +190,8 @@ CommandStatus PageSupply::manage(const Command &cmd) {
         const ConstBytes pas = IFC_AT(manage_pages_in, cmd.in, pas);
         if (pas.size() / 8 < count)
             return bad_input_length(0x132);
+        if (count > kMaxPages - pages_.size())
+            return limit_exceeded(0x136);
         for (std::uint64_t i = 0; i < count; ++i) {
             const auto addr = load_be<std::uint64_t>(pas.data() + i * 8);
             if (addr == 0 || addr % MLX5_ADAPTER_PAGE_SIZE != 0 || known_.contains(addr)) {

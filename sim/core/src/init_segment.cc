@@ -179,13 +179,15 @@ std::uint32_t VendorSpecificCapability::space_size() const {
 }
 
 std::uint32_t VendorSpecificCapability::space_read(std::uint32_t addr) {
-    if (space_ == kSpaceSemaphore)
-        return semaphores_[addr];
+    if (space_ == kSpaceSemaphore) {
+        const auto it = semaphores_.find(addr);
+        return it == semaphores_.end() ? 0 : it->second;
+    }
     return addr < kCrSpaceSize ? core_.iseg.dword(addr & ~3U) : 0;
 }
 
 void VendorSpecificCapability::space_write(std::uint32_t addr, std::uint32_t value) {
-    if (space_ != kSpaceSemaphore || semaphores_.size() > 64)
+    if (space_ != kSpaceSemaphore || (semaphores_.size() >= 64 && !semaphores_.contains(addr)))
         return;
     // A semaphore that is taken only accepts its release.
     std::uint32_t &sem = semaphores_[addr];

@@ -92,13 +92,8 @@ CommandStatus alloc_pd(Core &core, const Command &cmd) {
 }
 
 CommandStatus dealloc_pd(Core &core, const Command &cmd) {
-    Pd *pd = core.pds.find(IFC_GET(dealloc_pd_in, cmd.in, pd));
-    if (pd == nullptr)
-        return bad_index(0x201);
-    if (pd->refs != 0)
-        return busy(0x202);
-    core.pds.erase(pd->id);
-    return kOk;
+    return destroy_object(core, core.pds, IFC_GET(dealloc_pd_in, cmd.in, pd), 0x201, 0x202,
+                          [](Pd &) {});
 }
 
 CommandStatus alloc_transport_domain(Core &core, const Command &cmd) {
@@ -110,14 +105,9 @@ CommandStatus alloc_transport_domain(Core &core, const Command &cmd) {
 }
 
 CommandStatus dealloc_transport_domain(Core &core, const Command &cmd) {
-    TransportDomain *td =
-        core.transport_domains.find(IFC_GET(dealloc_transport_domain_in, cmd.in, transport_domain));
-    if (td == nullptr)
-        return bad_index(0x204);
-    if (td->refs != 0)
-        return busy(0x205);
-    core.transport_domains.erase(td->id);
-    return kOk;
+    return destroy_object(core, core.transport_domains,
+                          IFC_GET(dealloc_transport_domain_in, cmd.in, transport_domain), 0x204,
+                          0x205, [](TransportDomain &) {});
 }
 
 CommandStatus alloc_uar(Core &core, const Command &cmd) {
@@ -129,13 +119,8 @@ CommandStatus alloc_uar(Core &core, const Command &cmd) {
 }
 
 CommandStatus dealloc_uar(Core &core, const Command &cmd) {
-    Uar *uar = core.uars.find(IFC_GET(dealloc_uar_in, cmd.in, uar));
-    if (uar == nullptr)
-        return bad_index(0x207);
-    if (uar->refs != 0)
-        return busy(0x208);
-    core.uars.erase(uar->id);
-    return kOk;
+    return destroy_object(core, core.uars, IFC_GET(dealloc_uar_in, cmd.in, uar), 0x207, 0x208,
+                          [](Uar &) {});
 }
 
 CommandStatus create_mkey(Core &core, const Command &cmd) {
@@ -163,13 +148,19 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         const ConstBytes list = IFC_AT(create_mkey_in, cmd.in, klm_pas_mtt);
         if (given * 16 > list.size())
             return bad_input_length(0x215);
+        if (octwords * 2 * sizeof(mtt[0]) > MemoryBudget::kLimit - core.budget.used())
+            return no_resources(0x219);
         mtt.resize(octwords * 2);
         for (std::size_t i = 0; i < given * 2; ++i)
             mtt[i] = load_be<std::uint64_t>(list.data() + i * 8) & kMttAddress;
     }
+    if (!core.budget.take(mtt.size() * sizeof(mtt[0])))
+        return no_resources(0x219);
     Mkey *mkey = core.mkeys.create();
-    if (mkey == nullptr)
+    if (mkey == nullptr) {
+        core.budget.give(mtt.size() * sizeof(mtt[0]));
         return no_resources(0x216);
+    }
     mkey->key = IFC_GET(mkc, mkc, mkey_7_0);
     mkey->pd = pd->id;
     mkey->access_mode = mode;
@@ -190,14 +181,11 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
 }
 
 CommandStatus destroy_mkey(Core &core, const Command &cmd) {
-    Mkey *mkey = core.mkeys.find(IFC_GET(destroy_mkey_in, cmd.in, mkey_index));
-    if (mkey == nullptr)
-        return bad_index(0x217);
-    if (Pd *pd = core.pds.find(mkey->pd))
-        --pd->refs;
-    core.mkeys.erase(mkey->id);
-    core.pages.object_destroyed();
-    return kOk;
+    return destroy_object(core, core.mkeys, IFC_GET(destroy_mkey_in, cmd.in, mkey_index), 0x217,
+                          0x219, [&core](Mkey &mkey) {
+                              core.pds.release(mkey.pd);
+                              core.budget.give(mkey.mtt.size() * sizeof(mkey.mtt[0]));
+                          });
 }
 
 CommandStatus query_mkey(Core &core, const Command &cmd) {

@@ -2,6 +2,7 @@
 //
 // The objects a driver creates by command. Plain data: behaviour is in the unit that owns it.
 // `refs` counts objects that point to this one; a destroy command is refused while it is not zero.
+// Objects with `kHasContext` are those whose contexts firmware keeps in the pages it asks for.
 #pragma once
 
 #include <connectx/ifc.h>
@@ -32,21 +33,25 @@ struct PageList {
 };
 
 struct Pd {
+    static constexpr bool kHasContext = false;
     std::uint32_t id = 0;
     unsigned refs = 0;
 };
 
 struct TransportDomain {
+    static constexpr bool kHasContext = false;
     std::uint32_t id = 0;
     unsigned refs = 0;
 };
 
 struct Uar {
+    static constexpr bool kHasContext = false;
     std::uint32_t id = 0;
     unsigned refs = 0;
 };
 
 struct QCounter {
+    static constexpr bool kHasContext = false;
     std::uint32_t id = 0;
     unsigned refs = 0;
     std::uint32_t out_of_buffer = 0;
@@ -58,6 +63,7 @@ struct QCounter {
 };
 
 struct Eq {
+    static constexpr bool kHasContext = true;
     std::uint32_t id = 0;
     unsigned refs = 0;
     unsigned vector = 0;
@@ -74,6 +80,7 @@ struct Eq {
 enum class CqState : std::uint8_t { kIdle = 0, kArmed = 9, kFired = 0xa };
 
 struct Cq {
+    static constexpr bool kHasContext = true;
     std::uint32_t id = 0;
     unsigned refs = 0;
     std::uint32_t eqn = 0;
@@ -97,6 +104,7 @@ struct Cq {
 };
 
 struct Mkey {
+    static constexpr bool kHasContext = true;
     std::uint32_t id = 0; ///< index, the upper 24 bits of the key
     unsigned refs = 0;
     std::uint8_t key = 0; ///< the lower 8 bits, chosen by the driver
@@ -129,6 +137,7 @@ struct Wq {
 };
 
 struct Sq {
+    static constexpr bool kHasContext = true;
     std::uint32_t id = 0;
     unsigned refs = 0;
     Wq wq;
@@ -149,6 +158,7 @@ struct Sq {
 };
 
 struct Rq {
+    static constexpr bool kHasContext = true;
     std::uint32_t id = 0;
     unsigned refs = 0;
     Wq wq;
@@ -167,6 +177,7 @@ struct Rq {
 };
 
 struct Tis {
+    static constexpr bool kHasContext = false;
     std::uint32_t id = 0;
     unsigned refs = 0;
     std::uint32_t transport_domain = 0;
@@ -175,6 +186,7 @@ struct Tis {
 };
 
 struct Rqt {
+    static constexpr bool kHasContext = true;
     std::uint32_t id = 0;
     unsigned refs = 0;
     unsigned max_size = 0;
@@ -182,6 +194,7 @@ struct Rqt {
 };
 
 struct Tir {
+    static constexpr bool kHasContext = true;
     std::uint32_t id = 0;
     unsigned refs = 0;
     bool indirect = false;
@@ -200,6 +213,7 @@ struct Tir {
 };
 
 struct FlowCounter {
+    static constexpr bool kHasContext = false;
     std::uint32_t id = 0;
     unsigned refs = 0;
     std::uint64_t packets = 0;
@@ -238,6 +252,7 @@ struct FlowGroup {
 };
 
 struct FlowTable {
+    static constexpr bool kHasContext = true;
     std::uint32_t id = 0;
     unsigned refs = 0; ///< tables and roots that lead here
     unsigned type = 0;

@@ -7,6 +7,8 @@ namespace connectx {
 
 namespace {
 
+std::size_t cost(const PageList &list) { return list.pages.size() * sizeof(list.pages[0]); }
+
 /// Takes the page addresses of a ring of `bytes` out of a command.
 CommandStatus take_pages(ConstBytes pas, std::uint64_t bytes, unsigned page_shift, PageList &list) {
     if (page_shift > 31)
@@ -43,9 +45,13 @@ CommandStatus create_eq(Core &core, const Command &cmd) {
                              IFC_GET(eqc, eqc, log_page_size) + MLX5_ADAPTER_PAGE_SHIFT, buf);
         !st.ok())
         return st;
+    if (!core.budget.take(cost(buf)))
+        return no_resources(0x303);
     Eq *eq = core.eqs.create();
-    if (eq == nullptr)
+    if (eq == nullptr) {
+        core.budget.give(cost(buf));
         return no_resources(0x313);
+    }
     eq->vector = vector;
     eq->log_size = log_size;
     eq->buf = std::move(buf);
@@ -60,16 +66,11 @@ CommandStatus create_eq(Core &core, const Command &cmd) {
 }
 
 CommandStatus destroy_eq(Core &core, const Command &cmd) {
-    Eq *eq = core.eqs.find(IFC_GET(destroy_eq_in, cmd.in, eq_number));
-    if (eq == nullptr)
-        return bad_index(0x314);
-    if (eq->refs != 0)
-        return busy(0x315);
-    if (Uar *uar = core.uars.find(eq->uar))
-        --uar->refs;
-    core.eqs.erase(eq->id);
-    core.pages.object_destroyed();
-    return kOk;
+    return destroy_object(core, core.eqs, IFC_GET(destroy_eq_in, cmd.in, eq_number), 0x314, 0x315,
+                          [&core](Eq &eq) {
+                              core.uars.release(eq.uar);
+                              core.budget.give(cost(eq.buf));
+                          });
 }
 
 CommandStatus query_eq(Core &core, const Command &cmd) {
@@ -118,9 +119,13 @@ CommandStatus create_cq(Core &core, const Command &cmd) {
                              IFC_GET(cqc, cqc, log_page_size) + MLX5_ADAPTER_PAGE_SHIFT, buf);
         !st.ok())
         return st;
+    if (!core.budget.take(cost(buf)))
+        return no_resources(0x303);
     Cq *cq = core.cqs.create();
-    if (cq == nullptr)
+    if (cq == nullptr) {
+        core.budget.give(cost(buf));
         return no_resources(0x325);
+    }
     cq->eqn = eq->id;
     cq->uar = uar->id;
     cq->log_size = log_size;
@@ -139,19 +144,13 @@ CommandStatus create_cq(Core &core, const Command &cmd) {
 }
 
 CommandStatus destroy_cq(Core &core, const Command &cmd) {
-    Cq *cq = core.cqs.find(IFC_GET(destroy_cq_in, cmd.in, cqn));
-    if (cq == nullptr)
-        return bad_index(0x326);
-    if (cq->refs != 0)
-        return busy(0x327);
-    core.completions.forget(*cq);
-    if (Eq *eq = core.eqs.find(cq->eqn))
-        --eq->refs;
-    if (Uar *uar = core.uars.find(cq->uar))
-        --uar->refs;
-    core.cqs.erase(cq->id);
-    core.pages.object_destroyed();
-    return kOk;
+    return destroy_object(core, core.cqs, IFC_GET(destroy_cq_in, cmd.in, cqn), 0x326, 0x327,
+                          [&core](Cq &cq) {
+                              core.completions.forget(cq);
+                              core.eqs.release(cq.eqn);
+                              core.uars.release(cq.uar);
+                              core.budget.give(cost(cq.buf));
+                          });
 }
 
 CommandStatus modify_cq(Core &core, const Command &cmd) {
@@ -257,9 +256,13 @@ CommandStatus create_sq(Core &core, const Command &cmd) {
     Uar *uar = core.uars.find(wq.uar);
     if (cq == nullptr || (has_tis && tis == nullptr) || pd == nullptr || uar == nullptr)
         return bad_resource(0x343);
+    if (!core.budget.take(cost(wq.buf)))
+        return no_resources(0x303);
     Sq *sq = core.sqs.create();
-    if (sq == nullptr)
+    if (sq == nullptr) {
+        core.budget.give(cost(wq.buf));
         return no_resources(0x344);
+    }
     sq->wq = std::move(wq);
     sq->cqn = cq->id;
     sq->tis = tis != nullptr ? tis->id : 0;
@@ -280,21 +283,15 @@ CommandStatus create_sq(Core &core, const Command &cmd) {
 }
 
 CommandStatus destroy_sq(Core &core, const Command &cmd) {
-    Sq *sq = core.sqs.find(IFC_GET(destroy_sq_in, cmd.in, sqn));
-    if (sq == nullptr)
-        return bad_index(0x345);
-    core.tx.forget(*sq);
-    if (Cq *cq = core.cqs.find(sq->cqn))
-        --cq->refs;
-    if (Pd *pd = core.pds.find(sq->wq.pd))
-        --pd->refs;
-    if (Uar *uar = core.uars.find(sq->wq.uar))
-        --uar->refs;
-    if (Tis *tis = core.tises.find(sq->tis))
-        --tis->refs;
-    core.sqs.erase(sq->id);
-    core.pages.object_destroyed();
-    return kOk;
+    return destroy_object(core, core.sqs, IFC_GET(destroy_sq_in, cmd.in, sqn), 0x345, 0x34a,
+                          [&core](Sq &sq) {
+                              core.tx.forget(sq);
+                              core.cqs.release(sq.cqn);
+                              core.pds.release(sq.wq.pd);
+                              core.uars.release(sq.wq.uar);
+                              core.tises.release(sq.tis);
+                              core.budget.give(cost(sq.wq.buf));
+                          });
 }
 
 CommandStatus modify_sq(Core &core, const Command &cmd) {
@@ -374,9 +371,13 @@ CommandStatus create_rq(Core &core, const Command &cmd) {
     Pd *pd = core.pds.find(wq.pd);
     if (cq == nullptr || (pd == nullptr && wq.pd != 0))
         return bad_resource(0x354);
+    if (!core.budget.take(cost(wq.buf)))
+        return no_resources(0x303);
     Rq *rq = core.rqs.create();
-    if (rq == nullptr)
+    if (rq == nullptr) {
+        core.budget.give(cost(wq.buf));
         return no_resources(0x355);
+    }
     rq->wq = std::move(wq);
     rq->cqn = cq->id;
     rq->counter_set = counter != nullptr ? counter->id : 0;
@@ -396,20 +397,13 @@ CommandStatus create_rq(Core &core, const Command &cmd) {
 }
 
 CommandStatus destroy_rq(Core &core, const Command &cmd) {
-    Rq *rq = core.rqs.find(IFC_GET(destroy_rq_in, cmd.in, rqn));
-    if (rq == nullptr)
-        return bad_index(0x356);
-    if (rq->refs != 0)
-        return busy(0x357);
-    if (Cq *cq = core.cqs.find(rq->cqn))
-        --cq->refs;
-    if (Pd *pd = core.pds.find(rq->wq.pd))
-        --pd->refs;
-    if (QCounter *counter = core.q_counters.find(rq->counter_set))
-        --counter->refs;
-    core.rqs.erase(rq->id);
-    core.pages.object_destroyed();
-    return kOk;
+    return destroy_object(core, core.rqs, IFC_GET(destroy_rq_in, cmd.in, rqn), 0x356, 0x357,
+                          [&core](Rq &rq) {
+                              core.cqs.release(rq.cqn);
+                              core.pds.release(rq.wq.pd);
+                              core.q_counters.release(rq.counter_set);
+                              core.budget.give(cost(rq.wq.buf));
+                          });
 }
 
 CommandStatus modify_rq(Core &core, const Command &cmd) {
@@ -431,8 +425,7 @@ CommandStatus modify_rq(Core &core, const Command &cmd) {
         QCounter *counter = core.q_counters.find(set);
         if (set != 0 && counter == nullptr)
             return bad_resource(0x35b);
-        if (QCounter *old = core.q_counters.find(rq->counter_set))
-            --old->refs;
+        core.q_counters.release(rq->counter_set);
         rq->counter_set = set;
         if (counter != nullptr)
             ++counter->refs;
@@ -494,15 +487,9 @@ CommandStatus modify_tis(Core &core, const Command &cmd) {
 }
 
 CommandStatus destroy_tis(Core &core, const Command &cmd) {
-    Tis *tis = core.tises.find(IFC_GET(destroy_tis_in, cmd.in, tisn));
-    if (tis == nullptr)
-        return bad_index(0x364);
-    if (tis->refs != 0)
-        return busy(0x365);
-    if (TransportDomain *td = core.transport_domains.find(tis->transport_domain))
-        --td->refs;
-    core.tises.erase(tis->id);
-    return kOk;
+    return destroy_object(
+        core, core.tises, IFC_GET(destroy_tis_in, cmd.in, tisn), 0x364, 0x365,
+        [&core](Tis &tis) { core.transport_domains.release(tis.transport_domain); });
 }
 
 CommandStatus query_tis(Core &core, const Command &cmd) {
@@ -587,20 +574,12 @@ CommandStatus modify_tir(Core &core, const Command &cmd) {
 }
 
 CommandStatus destroy_tir(Core &core, const Command &cmd) {
-    Tir *tir = core.tirs.find(IFC_GET(destroy_tir_in, cmd.in, tirn));
-    if (tir == nullptr)
-        return bad_index(0x377);
-    if (tir->refs != 0)
-        return busy(0x378);
-    if (TransportDomain *td = core.transport_domains.find(tir->transport_domain))
-        --td->refs;
-    if (Rqt *rqt = core.rqts.find(tir->rqtn))
-        --rqt->refs;
-    if (Rq *rq = core.rqs.find(tir->rqn))
-        --rq->refs;
-    core.tirs.erase(tir->id);
-    core.pages.object_destroyed();
-    return kOk;
+    return destroy_object(core, core.tirs, IFC_GET(destroy_tir_in, cmd.in, tirn), 0x377, 0x378,
+                          [&core](Tir &tir) {
+                              core.transport_domains.release(tir.transport_domain);
+                              core.rqts.release(tir.rqtn);
+                              core.rqs.release(tir.rqn);
+                          });
 }
 
 CommandStatus query_tir(Core &core, const Command &cmd) {
@@ -676,15 +655,8 @@ CommandStatus modify_rqt(Core &core, const Command &cmd) {
 }
 
 CommandStatus destroy_rqt(Core &core, const Command &cmd) {
-    Rqt *rqt = core.rqts.find(IFC_GET(destroy_rqt_in, cmd.in, rqtn));
-    if (rqt == nullptr)
-        return bad_index(0x389);
-    if (rqt->refs != 0)
-        return busy(0x38a);
-    reference(core, rqt->rqns, -1);
-    core.rqts.erase(rqt->id);
-    core.pages.object_destroyed();
-    return kOk;
+    return destroy_object(core, core.rqts, IFC_GET(destroy_rqt_in, cmd.in, rqtn), 0x389, 0x38a,
+                          [&core](Rqt &rqt) { reference(core, rqt.rqns, -1); });
 }
 
 // --- queue counters ------------------------------------------------------------------------------
@@ -698,13 +670,9 @@ CommandStatus alloc_q_counter(Core &core, const Command &cmd) {
 }
 
 CommandStatus dealloc_q_counter(Core &core, const Command &cmd) {
-    QCounter *counter = core.q_counters.find(IFC_GET(dealloc_q_counter_in, cmd.in, counter_set_id));
-    if (counter == nullptr)
-        return bad_index(0x391);
-    if (counter->refs != 0)
-        return busy(0x392);
-    core.q_counters.erase(counter->id);
-    return kOk;
+    return destroy_object(core, core.q_counters,
+                          IFC_GET(dealloc_q_counter_in, cmd.in, counter_set_id), 0x391, 0x392,
+                          [](QCounter &) {});
 }
 
 CommandStatus query_q_counter(Core &core, const Command &cmd) {

@@ -239,8 +239,7 @@ CommandStatus QuicOffload::destroy(const Command &cmd) {
     const QuicSa *sa = sadb_.find(index);
     if (sa == nullptr)
         return bad_resource(0x712);
-    if (Pd *pd = core_.pds.find(sa->pd))
-        --pd->refs;
+    core_.pds.release(sa->pd);
     sadb_.erase(index);
     ++counters_.sa_destroyed;
     if (core_.config.trace)

@@ -65,15 +65,13 @@ CommandStatus destroy_flow_table(Core &core, const Command &cmd) {
                                           IFC_GET(destroy_flow_table_in, cmd.in, table_id));
     if (table == nullptr)
         return bad_index(0x405);
-    if (table->refs != 0 || !table->groups.empty())
+    if (!table->groups.empty())
         return busy(0x406);
-    if (FlowTable *next = core.flow_tables.find(table->miss_table))
-        --next->refs;
-    if (core.steering.root(table->type) == table->id)
-        core.steering.set_root(table->type, std::nullopt);
-    core.flow_tables.erase(table->id);
-    core.pages.object_destroyed();
-    return kOk;
+    return destroy_object(core, core.flow_tables, table->id, 0x405, 0x406, [&core](FlowTable &t) {
+        core.flow_tables.release(t.miss_table);
+        if (core.steering.root(t.type) == t.id)
+            core.steering.set_root(t.type, std::nullopt);
+    });
 }
 
 CommandStatus modify_flow_table(Core &core, const Command &cmd) {
@@ -95,8 +93,7 @@ CommandStatus modify_flow_table(Core &core, const Command &cmd) {
             return bad_resource(0x40a);
         ++next->refs;
     }
-    if (FlowTable *old = core.flow_tables.find(table->miss_table))
-        --old->refs;
+    core.flow_tables.release(table->miss_table);
     table->miss_action = miss;
     table->miss_table = next != nullptr ? next->id : 0;
     return kOk;
@@ -170,6 +167,11 @@ std::vector<std::uint32_t> masked_key(const std::vector<MatchWord> &words, Const
     return key;
 }
 
+/// What a group takes out of the budget.
+std::size_t cost(const FlowGroup &group) {
+    return sizeof(group) + group.words.size() * sizeof(MatchWord);
+}
+
 CommandStatus create_flow_group(Core &core, const Command &cmd) {
     FlowTable *table = core.steering.find(IFC_GET(create_flow_group_in, cmd.in, table_type),
                                           IFC_GET(create_flow_group_in, cmd.in, table_id));
@@ -188,11 +190,15 @@ CommandStatus create_flow_group(Core &core, const Command &cmd) {
     if (after != table->groups.begin() && std::prev(after)->second.end >= start)
         return bad_param(0x413);
     FlowGroup group;
-    group.id = ++table->next_group & 0xffffff;
+    do // numbers come round, and some are still in use
+        group.id = ++table->next_group & 0xffffff;
+    while (table->start_of_group.contains(group.id));
     group.start = start;
     group.end = end;
     group.criteria_enable = enable;
     group.words = masked_words(IFC_AT(create_flow_group_in, cmd.in, match_criteria), enable);
+    if (!core.budget.take(cost(group)))
+        return no_resources(0x433);
     IFC_SET(create_flow_group_out, cmd.out, group_id, group.id);
     table->start_of_group[group.id] = start;
     table->groups.emplace(start, std::move(group));
@@ -214,6 +220,7 @@ CommandStatus destroy_flow_group(Core &core, const Command &cmd) {
         return bad_index(0x415);
     if (!group->by_key.empty())
         return busy(0x416);
+    core.budget.give(cost(*group));
     table->start_of_group.erase(group->id);
     table->groups.erase(group->start);
     return kOk;
@@ -250,6 +257,12 @@ void reference_destinations(Core &core, const Fte &fte, int by) {
             c->refs += by;
 }
 
+/// What an entry takes out of the budget.
+std::size_t cost(const Fte &fte) {
+    return sizeof(fte) + fte.context.size() + 2 * fte.key.size() * sizeof(fte.key[0]) +
+           fte.destinations.size() * sizeof(FlowDestination);
+}
+
 CommandStatus take_destinations(Core &core, const FlowTable &table, ConstBytes ctx, Fte &fte) {
     const std::size_t count = IFC_GET(flow_context, ctx, destination_list_size);
     const std::size_t counters = IFC_GET(flow_context, ctx, flow_counter_list_size);
@@ -257,6 +270,12 @@ CommandStatus take_destinations(Core &core, const FlowTable &table, ConstBytes c
     ConstBytes list = IFC_AT(flow_context, ctx, destination);
     if (list.size() / kStride < count + counters)
         return bad_input_length(0x420);
+    const ConstBytes caps = *core.caps.find(MLX5_CAP_FLOW_TABLE, CapMode::kCurrent);
+    if (count > 1U << IFC_GET(flow_table_nic_cap, caps,
+                              flow_table_properties_nic_receive.log_max_destination) ||
+        counters > 1U << IFC_GET(flow_table_nic_cap, caps,
+                                 flow_table_properties_nic_receive.log_max_flow_counter))
+        return limit_exceeded(0x431);
     for (std::size_t i = 0; i < count; ++i, list = list.subspan(kStride)) {
         const FlowDestination d{IFC_GET(dest_format_struct, list, destination_type),
                                 IFC_GET(dest_format_struct, list, destination_id)};
@@ -308,7 +327,12 @@ CommandStatus set_fte(Core &core, const Command &cmd) {
     if (auto st = take_destinations(core, *table, ctx, fte); !st.ok())
         return st;
     fte.key = masked_key(group->words, IFC_AT(flow_context, ctx, match_value));
-    fte.context.assign(ctx.begin(), ctx.end());
+    // No more of it than is there: the message may be longer.
+    fte.context.assign(
+        ctx.begin(),
+        ctx.begin() + static_cast<std::ptrdiff_t>(IFC_BYTE_OFF(flow_context, destination) +
+                                                  (fte.destinations.size() + fte.counters.size()) *
+                                                      IFC_BYTES(dest_format_struct)));
 
     auto old = table->entries.find(index);
     if (old != table->entries.end()) {
@@ -323,8 +347,11 @@ CommandStatus set_fte(Core &core, const Command &cmd) {
     const auto twin = group->by_key.find(fte.key);
     if (twin != group->by_key.end() && twin->second != index)
         return bad_param(0x42c);
+    if (!core.budget.take(cost(fte)))
+        return no_resources(0x432);
     reference_destinations(core, fte, 1);
     if (old != table->entries.end()) {
+        core.budget.give(cost(old->second));
         reference_destinations(core, old->second, -1);
         group->by_key.erase(old->second.key);
     }
@@ -341,6 +368,7 @@ CommandStatus delete_fte(Core &core, const Command &cmd) {
     auto it = table->entries.find(IFC_GET(delete_fte_in, cmd.in, flow_index));
     if (it == table->entries.end())
         return bad_index(0x42e);
+    core.budget.give(cost(it->second));
     reference_destinations(core, it->second, -1);
     if (FlowGroup *group = find_group(*table, it->second.group))
         group->by_key.erase(it->second.key);
@@ -374,14 +402,9 @@ CommandStatus alloc_flow_counter(Core &core, const Command &cmd) {
 }
 
 CommandStatus dealloc_flow_counter(Core &core, const Command &cmd) {
-    FlowCounter *counter =
-        core.flow_counters.find(IFC_GET(dealloc_flow_counter_in, cmd.in, flow_counter_id));
-    if (counter == nullptr)
-        return bad_index(0x442);
-    if (counter->refs != 0)
-        return busy(0x443);
-    core.flow_counters.erase(counter->id);
-    return kOk;
+    return destroy_object(core, core.flow_counters,
+                          IFC_GET(dealloc_flow_counter_in, cmd.in, flow_counter_id), 0x442, 0x443,
+                          [](FlowCounter &) {});
 }
 
 CommandStatus query_flow_counter(Core &core, const Command &cmd) {

@@ -15,10 +15,12 @@ constexpr std::size_t kCtrl = sizeof(mlx5_wqe_ctrl_seg);
 constexpr std::size_t kEthEnd = kCtrl + sizeof(mlx5_wqe_eth_seg);
 constexpr std::size_t kInlineStart = kCtrl + offsetof(mlx5_wqe_eth_seg, inline_hdr.start);
 constexpr std::size_t kMaxLsoPayload = 256 * 1024;
+constexpr std::size_t kMaxLsoFrames = 16 * 1024; ///< of one WQE
 constexpr std::size_t kMinFrame = 60;
 constexpr std::uint32_t kLengthMask = 0x7fffffff;
-constexpr unsigned kBudgetPerTurn = 64;  ///< WQEs of one queue before the next has its turn
-constexpr unsigned kBudgetPerRun = 1024; ///< WQEs before the host loop gets control back
+constexpr unsigned kBudgetPerTurn = 64;       ///< WQEs of one queue before the next has its turn
+constexpr unsigned kBudgetPerRun = 1024;      ///< WQEs before the host loop gets control back
+constexpr unsigned kFramesPerRun = 64 * 1024; ///< the same, where few WQEs make many frames
 
 template <typename T> T segment(ConstBytes wqe, std::size_t offset) {
     T s;
@@ -113,7 +115,8 @@ void TxEngine::forget(Sq &sq) {
 
 void TxEngine::run() {
     unsigned budget = kBudgetPerRun;
-    while (!ready_.empty() && budget > 0) {
+    frames_ = 0;
+    while (!ready_.empty() && budget > 0 && frames_ < kFramesPerRun) {
         const std::uint32_t sqn = ready_.front();
         ready_.pop_front();
         Sq *sq = core_.sqs.find(sqn);
@@ -121,7 +124,7 @@ void TxEngine::run() {
             continue;
         sq->queued = false;
         unsigned turn = std::min(budget, kBudgetPerTurn);
-        while (turn > 0 && sq->ci != sq->pi && execute_one(*sq)) {
+        while (turn > 0 && frames_ < kFramesPerRun && sq->ci != sq->pi && execute_one(*sq)) {
             --turn;
             --budget;
         }
@@ -367,7 +370,7 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, C
                                     QuicOffload::Job &job) {
     const std::size_t mss = be16_to_cpu(wqe.eth().mss);
     if (mss == 0 || payload.empty() || header.size() < 14 + 20 + 8 ||
-        header.size() + mss > Port::kMaxMtu)
+        header.size() + mss > Port::kMaxMtu || payload.size() / mss >= kMaxLsoFrames)
         return Syndrome::kLocalLength;
     const PacketInfo info = parse_packet(header);
     // The headers must end exactly where the inlined part does.
@@ -416,6 +419,7 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, C
 }
 
 void TxEngine::emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame) {
+    ++frames_;
     const mlx5_wqe_eth_seg eth = wqe.eth();
     const bool lso = wqe.opcode == MLX5_OPCODE_LSO;
     const bool l3 = lso || (eth.cs_flags & MLX5_ETH_WQE_L3_CSUM) != 0;
@@ -454,7 +458,7 @@ void TxEngine::emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame) {
     ++core_.stats.tx_frames;
     // A copy: what the wire answers from inside this call must not find the buffer in use.
     const std::vector<std::uint8_t> out = frame;
-    core_.host.wire_tx(out);
+    core_.wire_tx(out);
 }
 
 Syndrome TxEngine::umr(Sq &sq, const Wqe &wqe) {

@@ -26,6 +26,7 @@ struct msghdr;
 struct net;
 struct net_device;
 struct sock;
+struct udp_crypto_guard;
 struct udp_crypto_sw;
 struct udp_sa;
 
@@ -51,7 +52,7 @@ struct udp_crypto_ext {
  * struct udp_crypto_dev_caps - what a device can do, for administrators
  * @ciphers: 1 << enum udp_quic_cipher for each that it knows
  * @forms: enum udp_crypto_dev_form
- * @sa_max: SAs that its database has room for; 0: it has no limit of its own
+ * @sa_max: SAs that its database has room for; 0: it has none, or no limit
  * @sa_count: SAs that are there
  */
 struct udp_crypto_dev_caps {
@@ -116,6 +117,7 @@ struct udp_crypto_tx {
 	u16		pn_offset;
 	u16		flags;
 	bool		requested;
+	bool		inline_shared;	/* a packet took a reference */
 };
 
 static inline void udp_crypto_tx_init(struct udp_crypto_tx *tx)
@@ -157,6 +159,20 @@ void udp_crypto_destroy_sock(struct sock *sk);
 static inline bool skb_udp_crypto_plaintext(const struct sk_buff *skb)
 {
 	return unlikely(skb_ext_exist(skb, SKB_EXT_UDP_CRYPTO));
+}
+
+/* Why a packet is dropped that udp_crypto_protect_late() gave @err for. */
+static inline enum skb_drop_reason udp_crypto_drop_reason(int err)
+{
+	switch (err) {
+	case -ENOENT:
+		return SKB_DROP_REASON_UDP_CRYPTO_NO_SA;
+	case -EAGAIN:
+		return SKB_DROP_REASON_UDP_CRYPTO_NO_KEYS;
+	case -ENOMEM:
+		return SKB_DROP_REASON_NOMEM;
+	}
+	return SKB_DROP_REASON_UDP_CRYPTO;
 }
 
 struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
@@ -201,10 +217,12 @@ struct udp_sa_key {
  *	netlink always has
  * @flags: UDP_CRYPTO_SA_F_*
  * @packet_limit: or 0
+ * @guard: with UDP_CRYPTO_SA_F_GUARD_PN, else NULL
  * @packets: taken; for the limit and for user space
  * @bytes: taken
  * @packets_sw: of @packets, protected by the kernel
  * @packets_dropped: of @packets
+ * @path: enum udp_crypto_sa_state that was last traced, 0 at first
  * @sw: ciphers set up, by enum udp_crypto_context; made when first needed
  * @refs: one of the table, one of each device that keeps it, one of each
  *	software encryption under way in process context; of inline keys: one
@@ -230,6 +248,7 @@ struct udp_sa {
 	kuid_t			uid;
 	u32			flags;
 	u64			packet_limit;
+	struct udp_crypto_guard	*guard;
 	atomic64_t		packets;
 	atomic64_t		bytes;
 	atomic64_t		packets_sw;
@@ -237,6 +256,7 @@ struct udp_sa {
 	struct udp_crypto_sw	*sw[2];
 	refcount_t		refs;
 	bool			deleted;
+	u8			path;
 	struct hlist_head	holders;
 	unsigned long		building;
 	struct rhash_head	node;
@@ -253,7 +273,12 @@ struct udp_sa *udp_crypto_ext_sa(const struct net *net,
 bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
 		     struct udp_sa *sa);
 void udp_crypto_release(struct udp_crypto_holder *holder);
+void udp_crypto_sa_moved(struct udp_crypto_holder *holder, u32 path);
+void udp_crypto_drop(struct net *net, struct sk_buff *skb,
+		     enum skb_drop_reason reason);
 bool udp_crypto_lower_ready(struct net_device *lower, struct udp_sa *sa);
+void udp_crypto_lower_caps(struct net_device *lower,
+			   struct udp_crypto_dev_caps *caps);
 
 #else /* !CONFIG_UDP_CRYPTO */
 
@@ -321,6 +346,11 @@ static inline void udp_crypto_destroy_sock(struct sock *sk) { }
 static inline bool skb_udp_crypto_plaintext(const struct sk_buff *skb)
 {
 	return false;
+}
+
+static inline enum skb_drop_reason udp_crypto_drop_reason(int err)
+{
+	return SKB_DROP_REASON_NOT_SPECIFIED;
 }
 
 static inline struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,

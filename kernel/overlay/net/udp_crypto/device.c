@@ -7,6 +7,7 @@
 #include <linux/spinlock.h>
 
 #include "internal.h"
+#include <trace/events/udp_crypto.h>
 
 /* All lists of holders: changed when an SA meets a device for the first time
  * and when it goes, never per packet.
@@ -98,6 +99,48 @@ u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex)
 	return best;
 }
 
+static void udp_crypto_sa_path(struct net *net, struct udp_sa *sa, u32 path,
+			       int ifindex)
+{
+	/* two senders may both see it; told twice is better than not at all */
+	if (READ_ONCE(sa->path) == path)
+		return;
+	WRITE_ONCE(sa->path, path);
+	trace_udp_crypto_sa_path(net, sa, path, ifindex);
+}
+
+void __udp_crypto_sa_took(struct net *net, struct udp_sa *sa,
+			  const struct net_device *dev)
+{
+	u32 path = UDP_CRYPTO_SA_SOFTWARE;
+	u32 ifindex;
+
+	if (!dev) {
+		udp_crypto_sa_path(net, sa, path, 0);
+		return;
+	}
+	path = udp_crypto_sa_where(sa, &ifindex);
+	/* one that keeps no SAs gets the keys with each packet */
+	if (path == UDP_CRYPTO_SA_SOFTWARE)
+		path = UDP_CRYPTO_SA_INLINE;
+	udp_crypto_sa_path(net, sa, path, dev->ifindex);
+}
+
+/**
+ * udp_crypto_sa_moved() - an SA has got into a device's database, or out of it
+ * @holder: the device's
+ * @path: UDP_CRYPTO_SA_DEVICE, or what packets take from now on
+ *
+ * For those who trace. Any context but hard interrupt.
+ */
+void udp_crypto_sa_moved(struct udp_crypto_holder *holder, u32 path)
+{
+	if (!READ_ONCE(holder->sa->deleted))
+		udp_crypto_sa_path(dev_net(holder->dev), holder->sa, path,
+				   holder->dev->ifindex);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_sa_moved);
+
 /**
  * udp_crypto_lower_ready() - sa_ready of a device on top of another
  * @lower: that packets go on to
@@ -110,3 +153,21 @@ bool udp_crypto_lower_ready(struct net_device *lower, struct udp_sa *sa)
 	       lower->udp_crypto_ops->sa_ready(lower, sa);
 }
 EXPORT_SYMBOL_GPL(udp_crypto_lower_ready);
+
+/**
+ * udp_crypto_lower_caps() - caps of a device on top of another
+ * @lower: that packets go on to, which has udp_crypto_ops with caps or can
+ *	nothing
+ * @caps: filled in, its database too: the device on top has none
+ *
+ * Under RTNL.
+ */
+void udp_crypto_lower_caps(struct net_device *lower,
+			   struct udp_crypto_dev_caps *caps)
+{
+	const struct udp_crypto_ops *ops = lower->udp_crypto_ops;
+
+	if (ops && ops->caps)
+		ops->caps(lower, caps);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_lower_caps);

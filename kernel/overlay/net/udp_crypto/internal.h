@@ -14,9 +14,16 @@
  */
 #define UDP_SA_INDEX_MAX	((1U << 24) - 1)
 #define UDP_SA_DEFAULT_MAX	1048576U
+#define UDP_SA_DEFAULT_MAX_UID	262144U
 #define UDP_SA_MAX_MAX		8388608U
 
-#define UDP_CRYPTO_SA_FLAGS	UDP_CRYPTO_SA_F_SAME_UID
+/* Socket options may grow, but not without end: so much is looked through for
+ * bytes that are not zero.
+ */
+#define UDP_CRYPTO_OPTION_MAX	4096U
+
+#define UDP_CRYPTO_SA_FLAGS	(UDP_CRYPTO_SA_F_SAME_UID | \
+				 UDP_CRYPTO_SA_F_GUARD_PN)
 #define UDP_CRYPTO_CMSG_FLAGS	UDP_QUIC_CRYPTO_F_TAG_ROOM
 
 /* A header protection sample starts this far behind the start of the packet
@@ -63,24 +70,30 @@ struct udp_crypto_mib {
  * struct udp_crypto_net - security associations of a network namespace
  * @sas: by index; read under RCU
  * @by_cookie: by owner and cookie
- * @lock: for changes of both, and of the sockets' lists
+ * @by_uid: how many SAs the sockets of a uid have, if any
+ * @lock: for changes of all three, and of the sockets' lists
  * @net: the network namespace
  * @next: where the search for a free index goes on
  * @changes: of @sas, counted so that a dump notices; never 0; under @lock
  * @count: SAs in @sas, under @lock
  * @max_sa: sysctl net.ipv4.udp_crypto_max_sa
+ * @max_sa_uid: sysctl net.ipv4.udp_crypto_max_sa_per_uid
+ * @waiting: packets in the queue of those whose ciphers are not set up
  * @gso_max_segs: largest batch seen
  * @mib: counters for /proc/net/udp_crypto_stat
  */
 struct udp_crypto_net {
 	struct xarray		sas;
 	struct rhashtable	by_cookie;
-	struct mutex		lock;	/* both tables, sockets' lists */
+	struct xarray		by_uid;
+	struct mutex		lock;	/* the three tables, sockets' lists */
 	possible_net_t		net;
 	u32			next;
 	unsigned int		changes;
 	unsigned int		count;
 	unsigned int		max_sa;
+	unsigned int		max_sa_uid;
+	atomic_t		waiting;
 	unsigned int		gso_max_segs;
 	DEFINE_SNMP_STAT(struct udp_crypto_mib, mib);
 	struct ctl_table_header	*sysctl;
@@ -101,6 +114,7 @@ void udp_crypto_stats_exit(struct net *net, struct udp_crypto_net *un);
 int udp_quic_keys_check(const struct udp_quic_keys *keys);
 struct udp_sa *udp_sa_alloc(const struct udp_quic_keys *keys, gfp_t gfp);
 void udp_sa_put(struct udp_sa *sa);
+void udp_sa_discard(struct udp_sa *sa);
 struct udp_sa *udp_sa_lookup(const struct udp_crypto_net *un, u32 index);
 void udp_sa_build_later(struct udp_sa *sa);
 int udp_sa_add(struct sock *sk, const struct udp_crypto_sa *req);
@@ -119,9 +133,32 @@ void udp_crypto_nl_notify(struct udp_crypto_net *un, struct udp_sa *sa,
 /* send.c */
 bool udp_sa_permits(const struct udp_sa *sa, const struct sock *sk);
 
+/* guard.c */
+struct udp_crypto_guard *udp_crypto_guard_alloc(void);
+void udp_crypto_guard_free(struct udp_crypto_guard *guard);
+int udp_crypto_guard_take(struct udp_crypto_guard *guard, u64 pn,
+			  unsigned int n);
+void udp_crypto_guard_untake(struct udp_crypto_guard *guard, u64 pn,
+			     unsigned int n);
+
 /* device.c */
 void udp_crypto_sa_deleted(struct udp_sa *sa);
 u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex);
+void __udp_crypto_sa_took(struct net *net, struct udp_sa *sa,
+			  const struct net_device *dev);
+
+/* Packets of @sa have gone to @dev, or NULL: to software. Inline keys have no
+ * history.
+ */
+static inline void udp_crypto_sa_took(struct net *net, struct udp_sa *sa,
+				      const struct net_device *dev)
+{
+	u8 path = READ_ONCE(sa->path);
+	bool to_device = path > UDP_CRYPTO_SA_SOFTWARE;
+
+	if (unlikely(!path || to_device != !!dev) && sa->index)
+		__udp_crypto_sa_took(net, sa, dev);
+}
 
 /* software.c */
 
@@ -135,6 +172,7 @@ enum udp_crypto_context {
 };
 
 u32 udp_crypto_sw_ciphers(void);
+bool udp_crypto_sw_has(u16 cipher);
 int udp_crypto_sw_build(struct udp_sa *sa, enum udp_crypto_context context);
 void udp_crypto_sw_free(struct udp_crypto_sw *sw);
 int udp_crypto_sw_encrypt(struct udp_sa *sa, struct sk_buff *skb,

@@ -232,7 +232,10 @@ static int udp_crypto_nl_put_sa(struct sk_buff *msg, void *hdr,
 	    nla_put_uint(msg, UDP_CRYPTO_A_SA_PACKETS_SOFTWARE,
 			 info.packets_software) ||
 	    nla_put_uint(msg, UDP_CRYPTO_A_SA_PACKETS_DROPPED,
-			 info.packets_dropped)) {
+			 info.packets_dropped) ||
+	    (sa->key.sk &&
+	     nla_put_uint(msg, UDP_CRYPTO_A_SA_INODE,
+			  sock_i_ino(sa->key.sk)))) {
 		genlmsg_cancel(msg, hdr);
 		return -EMSGSIZE;
 	}

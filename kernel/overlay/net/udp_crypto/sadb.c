@@ -13,6 +13,9 @@
 #include "internal.h"
 #include "netlink-gen.h"
 
+#define CREATE_TRACE_POINTS
+#include <trace/events/udp_crypto.h>
+
 static unsigned int udp_crypto_net_id __read_mostly;
 static struct kmem_cache *udp_sa_cache __ro_after_init;
 
@@ -45,7 +48,7 @@ int udp_quic_keys_check(const struct udp_quic_keys *keys)
 	    memchr_inv(keys->key + len, 0, sizeof(keys->key) - len) ||
 	    memchr_inv(keys->hp_key + len, 0, sizeof(keys->hp_key) - len))
 		return -EINVAL;
-	if (!(udp_crypto_sw_ciphers() & BIT(keys->cipher)))
+	if (!udp_crypto_sw_has(keys->cipher))
 		return -ENOPKG;
 	return 0;
 }
@@ -75,6 +78,7 @@ static void udp_sa_free(struct udp_sa *sa)
 {
 	udp_crypto_sw_free(sa->sw[UDP_CRYPTO_MAY_SLEEP]);
 	udp_crypto_sw_free(sa->sw[UDP_CRYPTO_ATOMIC]);
+	udp_crypto_guard_free(sa->guard);
 	memzero_explicit(sa, sizeof(*sa));
 	kmem_cache_free(udp_sa_cache, sa);
 }
@@ -126,6 +130,19 @@ void udp_sa_put(struct udp_sa *sa)
 }
 
 /**
+ * udp_sa_discard() - free an SA that nobody else has ever seen
+ * @sa: no reference but the caller's was ever taken
+ *
+ * Process context. A sender that brings its keys with every message frees what
+ * it has made: it can not be faster than a worker that frees behind it.
+ */
+void udp_sa_discard(struct udp_sa *sa)
+{
+	WARN_ON_ONCE(refcount_read(&sa->refs) != 1);
+	udp_sa_free(sa);
+}
+
+/**
  * udp_sa_build_later() - set up the ciphers that an atomic context missed
  * @sa: found under RCU
  */
@@ -155,9 +172,13 @@ struct udp_sa *udp_sa_lookup(const struct udp_crypto_net *un, u32 index)
 static struct udp_sa *udp_sa_find(struct udp_crypto_net *un, struct sock *sk,
 				  u64 cookie)
 {
-	struct udp_sa_key key = { .sk = sk, .cookie = cookie };
+	struct udp_sa_key key;
 
 	lockdep_assert_held(&un->lock);
+	/* all of it is compared, padding too */
+	memset(&key, 0, sizeof(key));
+	key.sk = sk;
+	key.cookie = cookie;
 	return rhashtable_lookup_fast(&un->by_cookie, &key, udp_sa_params);
 }
 
@@ -167,6 +188,49 @@ static void udp_sa_table_changed(struct udp_crypto_net *un)
 	/* 0 tells the dump code not to look */
 	if (!++un->changes)
 		un->changes = 1;
+}
+
+/* Counts an SA of a socket as its user's. -EDQUOT: that has too many. */
+static int udp_sa_charge_uid(struct udp_crypto_net *un, kuid_t uid)
+{
+	unsigned long index = __kuid_val(uid);
+	void *entry = xa_load(&un->by_uid, index);
+	unsigned long count = entry ? xa_to_value(entry) : 0;
+
+	lockdep_assert_held(&un->lock);
+	if (count >= READ_ONCE(un->max_sa_uid))
+		return -EDQUOT;
+	return xa_err(xa_store(&un->by_uid, index, xa_mk_value(count + 1),
+			       GFP_KERNEL_ACCOUNT));
+}
+
+static void udp_sa_uncharge_uid(struct udp_crypto_net *un, kuid_t uid)
+{
+	unsigned long index = __kuid_val(uid);
+	unsigned long count = xa_to_value(xa_load(&un->by_uid, index));
+
+	lockdep_assert_held(&un->lock);
+	if (count > 1)
+		/* cannot fail: there is an entry */
+		xa_store(&un->by_uid, index, xa_mk_value(count - 1), GFP_KERNEL);
+	else
+		xa_erase(&un->by_uid, index);
+}
+
+/* Makes an SA of a socket known to that. */
+static int udp_sa_insert_socket(struct udp_crypto_net *un, struct udp_sa *sa)
+{
+	int err;
+
+	err = udp_sa_charge_uid(un, sa->uid);
+	if (err)
+		return err;
+	if (rhashtable_insert_fast(&un->by_cookie, &sa->node, udp_sa_params)) {
+		udp_sa_uncharge_uid(un, sa->uid);
+		return -ENOMEM;
+	}
+	hlist_add_head(&sa->siblings, &udp_sk(sa->key.sk)->crypto_sas);
+	return 0;
 }
 
 /* Gives a whole SA its number, and makes it known. */
@@ -185,19 +249,18 @@ static int udp_sa_insert(struct udp_crypto_net *un, struct udp_sa *sa)
 	if (err < 0)
 		return err == -EBUSY ? -ENOSPC : err;
 	if (sa->key.sk) {
-		err = rhashtable_insert_fast(&un->by_cookie, &sa->node,
-					     udp_sa_params);
+		err = udp_sa_insert_socket(un, sa);
 		if (err) {
 			xa_erase(&un->sas, sa->index);
 			return err;
 		}
-		hlist_add_head(&sa->siblings, &udp_sk(sa->key.sk)->crypto_sas);
 	}
 	WRITE_ONCE(un->count, un->count + 1);
 	udp_sa_table_changed(un);
 	/* cannot fail: the slot is reserved */
 	xa_store(&un->sas, sa->index, sa, GFP_KERNEL);
 	UDP_CRYPTO_INC_STATS(un, SAADDED);
+	trace_udp_crypto_sa_add(read_pnet(&un->net), sa);
 	udp_crypto_nl_notify(un, sa, UDP_CRYPTO_CMD_SA_ADD_NTF);
 	return 0;
 }
@@ -224,6 +287,13 @@ int udp_sa_add(struct sock *sk, const struct udp_crypto_sa *req)
 	sa->uid = sk->sk_uid;
 	sa->flags = req->req.flags;
 	sa->packet_limit = req->packet_limit;
+	if (sa->flags & UDP_CRYPTO_SA_F_GUARD_PN) {
+		sa->guard = udp_crypto_guard_alloc();
+		if (!sa->guard) {
+			udp_sa_discard(sa);
+			return -ENOMEM;
+		}
+	}
 
 	mutex_lock(&un->lock);
 	err = -EEXIST;
@@ -231,7 +301,7 @@ int udp_sa_add(struct sock *sk, const struct udp_crypto_sa *req)
 		err = udp_sa_insert(un, sa);
 	mutex_unlock(&un->lock);
 	if (err)
-		udp_sa_put(sa);
+		udp_sa_discard(sa);
 	return err;
 }
 
@@ -243,10 +313,12 @@ static void udp_sa_unlink(struct udp_crypto_net *un, struct udp_sa *sa)
 		rhashtable_remove_fast(&un->by_cookie, &sa->node,
 				       udp_sa_params);
 		hlist_del(&sa->siblings);
+		udp_sa_uncharge_uid(un, sa->uid);
 	}
 	WRITE_ONCE(un->count, un->count - 1);
 	udp_sa_table_changed(un);
 	UDP_CRYPTO_INC_STATS(un, SADELETED);
+	trace_udp_crypto_sa_del(read_pnet(&un->net), sa);
 	udp_crypto_nl_notify(un, sa, UDP_CRYPTO_CMD_SA_DEL_NTF);
 	udp_crypto_sa_deleted(sa);
 	udp_sa_put(sa);
@@ -344,7 +416,7 @@ int udp_sa_add_for_uid(struct net *net, const struct udp_quic_keys *keys,
 		*index = sa->index;
 	mutex_unlock(&un->lock);
 	if (err)
-		udp_sa_put(sa);
+		udp_sa_discard(sa);
 	return err;
 }
 
@@ -437,11 +509,13 @@ static int __net_init udp_crypto_net_init(struct net *net)
 	int err;
 
 	xa_init_flags(&un->sas, XA_FLAGS_ALLOC1);
+	xa_init(&un->by_uid);
 	mutex_init(&un->lock);
 	write_pnet(&un->net, net);
 	un->next = 1;
 	un->changes = 1;
 	un->max_sa = UDP_SA_DEFAULT_MAX;
+	un->max_sa_uid = UDP_SA_DEFAULT_MAX_UID;
 	err = rhashtable_init(&un->by_cookie, &udp_sa_params);
 	if (err)
 		return err;
@@ -460,6 +534,7 @@ static void __net_exit udp_crypto_net_exit(struct net *net)
 	WARN_ON_ONCE(un->count);
 	udp_crypto_stats_exit(net, un);
 	rhashtable_destroy(&un->by_cookie);
+	WARN_ON_ONCE(!xa_empty(&un->by_uid));
 	xa_destroy(&un->sas);
 }
 

@@ -84,6 +84,7 @@ int udp_crypto_cmsg(struct sock *sk, struct cmsghdr *cmsg,
 
 	tx->requested = true;
 	tx->inline_sa = NULL;
+	tx->inline_shared = false;
 	tx->pn = crypto.pn;
 	tx->sa = crypto.sa;
 	tx->pn_offset = crypto.pn_offset;
@@ -107,11 +108,12 @@ bool udp_crypto_cmsg_present(struct msghdr *msg)
 	if (!msg->msg_controllen)
 		return false;
 	for_each_cmsghdr(cmsg, msg) {
-		if (!CMSG_OK(msg, cmsg))
-			return false;
+		/* whatever its length says */
 		if (cmsg->cmsg_level == SOL_UDP &&
 		    cmsg->cmsg_type == UDP_QUIC_CRYPTO)
 			return true;
+		if (!CMSG_OK(msg, cmsg))
+			return false;
 	}
 	return false;
 }
@@ -119,8 +121,12 @@ EXPORT_SYMBOL_GPL(udp_crypto_cmsg_present);
 
 void __udp_crypto_tx_end(struct udp_crypto_tx *tx)
 {
-	if (tx->inline_sa)
+	if (!tx->inline_sa)
+		return;
+	if (tx->inline_shared)
 		udp_sa_put(tx->inline_sa);
+	else
+		udp_sa_discard(tx->inline_sa);
 	tx->inline_sa = NULL;
 }
 EXPORT_SYMBOL_GPL(__udp_crypto_tx_end);
@@ -312,24 +318,32 @@ bool udp_sa_permits(const struct udp_sa *sa, const struct sock *sk)
 		uid_eq(sa->uid, sk->sk_uid));
 }
 
-static int udp_crypto_charge(struct udp_sa *sa, unsigned int segs,
-			     unsigned int bytes)
+static int udp_crypto_charge(struct udp_sa *sa, const struct udp_crypto_tx *tx,
+			     unsigned int segs)
 {
 	u64 packets = atomic64_add_return(segs, &sa->packets);
+	int err = 0;
 
-	if (sa->packet_limit && unlikely(packets > sa->packet_limit)) {
+	if (sa->packet_limit && unlikely(packets > sa->packet_limit))
+		err = -EKEYEXPIRED;
+	else if (unlikely(sa->guard))
+		err = udp_crypto_guard_take(sa->guard, tx->pn, segs);
+	if (unlikely(err)) {
 		atomic64_sub(segs, &sa->packets);
-		return -EKEYEXPIRED;
+		return err;
 	}
-	atomic64_add(bytes, &sa->bytes);
+	atomic64_add(tx->wire_len, &sa->bytes);
 	return 0;
 }
 
-static void udp_crypto_uncharge(struct udp_sa *sa, unsigned int segs,
-				unsigned int bytes)
+static void udp_crypto_uncharge(struct udp_sa *sa,
+				const struct udp_crypto_tx *tx,
+				unsigned int segs)
 {
 	atomic64_sub(segs, &sa->packets);
-	atomic64_sub(bytes, &sa->bytes);
+	atomic64_sub(tx->wire_len, &sa->bytes);
+	if (sa->guard)
+		udp_crypto_guard_untake(sa->guard, tx->pn, segs);
 }
 
 static void udp_crypto_count(struct udp_crypto_net *un, unsigned int segs,
@@ -369,7 +383,7 @@ static bool udp_crypto_route_direct(const struct sk_buff *skb,
 		 (RTCF_BROADCAST | RTCF_MULTICAST | RTCF_LOCAL));
 }
 
-static int udp_crypto_mark(const struct udp_crypto_tx *tx, struct udp_sa *sa,
+static int udp_crypto_mark(struct udp_crypto_tx *tx, struct udp_sa *sa,
 			   struct sk_buff *skb)
 {
 	struct udp_crypto_ext *ext = skb_ext_add(skb, SKB_EXT_UDP_CRYPTO);
@@ -381,6 +395,7 @@ static int udp_crypto_mark(const struct udp_crypto_tx *tx, struct udp_sa *sa,
 	ext->gen = sa->gen;
 	ext->pn_offset = tx->pn_offset;
 	ext->inline_sa = tx->inline_sa;
+	tx->inline_shared = true;
 	udp_crypto_ext_get(ext);
 	skb->decrypted = 1;
 	return 0;
@@ -429,10 +444,15 @@ int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 		goto err_unlock;
 
 	if (udp_crypto_route_direct(skb, sa)) {
-		err = udp_crypto_charge(sa, segs, tx->wire_len) ?:
-		      udp_crypto_mark(tx, sa, skb);
+		err = udp_crypto_charge(sa, tx, segs);
 		if (err)
 			goto err_unlock;
+		err = udp_crypto_mark(tx, sa, skb);
+		if (err) {
+			udp_crypto_uncharge(sa, tx, segs);
+			goto err_unlock;
+		}
+		udp_crypto_sa_took(sock_net(sk), sa, skb_dst(skb)->dev);
 		rcu_read_unlock();
 		udp_crypto_count(un, segs, tx->wire_len);
 		return 0;
@@ -440,34 +460,37 @@ int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 
 	/* a reference, as software may sleep; a deleted SA has none left */
 	err = -ENOENT;
-	if (!refcount_inc_not_zero(&sa->refs))
+	if (!tx->inline_sa && !refcount_inc_not_zero(&sa->refs))
 		goto err_unlock;
 	rcu_read_unlock();
 
-	err = udp_crypto_charge(sa, segs, tx->wire_len);
+	err = udp_crypto_charge(sa, tx, segs);
 	if (err)
 		goto err_put;
 	err = udp_crypto_sw_encrypt(sa, skb, payload, tx->seg_size, tx->pn,
 				    tx->pn_offset, UDP_CRYPTO_MAY_SLEEP);
 	if (err) {
-		udp_crypto_uncharge(sa, segs, tx->wire_len);
+		udp_crypto_uncharge(sa, tx, segs);
 		goto err_put;
 	}
 	atomic64_add(segs, &sa->packets_sw);
-	udp_sa_put(sa);
+	udp_crypto_sa_took(sock_net(sk), sa, NULL);
+	if (!tx->inline_sa)
+		udp_sa_put(sa);
 	udp_crypto_count(un, segs, tx->wire_len);
 	UDP_CRYPTO_ADD_STATS(un, TXSOFTWARE, segs);
 	return 0;
 
 err_put:
-	udp_sa_put(sa);
+	if (!tx->inline_sa)
+		udp_sa_put(sa);
 	goto err_free;
 err_unlock:
 	rcu_read_unlock();
 err_free:
 	/* an error means that no completion follows either */
 	net_zcopy_put_abort(skb_zcopy(skb), false);
-	kfree_skb(skb);
+	kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
 	return err;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_protect);

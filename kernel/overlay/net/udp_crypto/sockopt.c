@@ -19,6 +19,8 @@ static int udp_crypto_copy_in(void *dst, size_t size, size_t min,
 {
 	if (len < min)
 		return -EINVAL;
+	if (len > UDP_CRYPTO_OPTION_MAX)
+		return -E2BIG;
 	if (!sockptr_is_kernel(src))
 		return copy_struct_from_user(dst, size, src.user, len);
 	if (len > size && memchr_inv(src.kernel + size, 0, len - size))
@@ -144,6 +146,8 @@ int udp_crypto_getsockopt(struct sock *sk, char __user *optval,
 		return -EINVAL;
 	}
 	if (len > size) {
+		if (len > UDP_CRYPTO_OPTION_MAX)
+			return -E2BIG;
 		/* what a newer caller asks beyond what is known here */
 		err = check_zeroed_user(optval + size, len - size);
 		if (err <= 0)
@@ -159,6 +163,8 @@ int udp_crypto_getsockopt(struct sock *sk, char __user *optval,
 		u.caps.max_sa = READ_ONCE(udp_crypto_pernet(sock_net(sk))->max_sa);
 		u.caps.max_segments = UDP_MAX_SEGMENTS;
 		u.caps.tag_len = UDP_QUIC_TAG_LEN;
+		u.caps.max_sa_per_uid =
+			READ_ONCE(udp_crypto_pernet(sock_net(sk))->max_sa_uid);
 	} else {
 		err = udp_sa_info(sk, u.req.cookie, &u.info);
 		if (err)

@@ -43,27 +43,40 @@ static bool udp_crypto_hp_is_aes(u16 cipher)
 }
 
 /**
- * udp_crypto_sw_ciphers() - which ciphers the kernel has
+ * udp_crypto_sw_has() - does the kernel have a cipher?
+ * @cipher: enum udp_quic_cipher
  *
  * Process context: loads modules. What is found once stays known.
+ */
+bool udp_crypto_sw_has(u16 cipher)
+{
+	static unsigned long known;
+
+	if (test_bit(cipher, &known))
+		return true;
+	if (!crypto_has_aead(udp_crypto_aead_name(cipher), 0, 0) ||
+	    (udp_crypto_hp_is_aes(cipher) &&
+	     !crypto_has_skcipher("ecb(aes)", 0, 0)))
+		return false;
+	set_bit(cipher, &known);
+	return true;
+}
+
+/**
+ * udp_crypto_sw_ciphers() - which ciphers the kernel has
+ *
+ * Process context.
  * Return: 1 << enum udp_quic_cipher for each.
  */
 u32 udp_crypto_sw_ciphers(void)
 {
-	static u32 known;
-	u32 ciphers = READ_ONCE(known);
+	u32 ciphers = 0;
 	u16 cipher;
 
 	for (cipher = UDP_QUIC_CIPHER_AES_128_GCM;
-	     cipher <= UDP_QUIC_CIPHER_AES_128_CCM; cipher++) {
-		if (ciphers & BIT(cipher))
-			continue;
-		if (crypto_has_aead(udp_crypto_aead_name(cipher), 0, 0) &&
-		    (!udp_crypto_hp_is_aes(cipher) ||
-		     crypto_has_skcipher("ecb(aes)", 0, 0)))
+	     cipher <= UDP_QUIC_CIPHER_AES_128_CCM; cipher++)
+		if (udp_crypto_sw_has(cipher))
 			ciphers |= BIT(cipher);
-	}
-	WRITE_ONCE(known, ciphers);
 	return ciphers;
 }
 
@@ -118,7 +131,8 @@ udp_crypto_sw_alloc(const struct udp_quic_keys *keys,
 
 err_free:
 	udp_crypto_sw_free(sw);
-	return ERR_PTR(err);
+	/* not to be taken for an SA that is not there */
+	return ERR_PTR(err == -ENOENT ? -ENOPKG : err);
 }
 
 /**
@@ -423,5 +437,6 @@ out_req:
 	aead_request_free(req);
 out:
 	kfree_sensitive(job);
-	return err;
+	/* -EAGAIN is for an skb that is unchanged */
+	return err == -EAGAIN ? -EIO : err;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Counters and limits of a network namespace: /proc/net/udp_crypto_stat and
- * net.ipv4.udp_crypto_max_sa.
+ * Counters and limits of a network namespace: /proc/net/udp_crypto_stat,
+ * net.ipv4.udp_crypto_max_sa and net.ipv4.udp_crypto_max_sa_per_uid.
  */
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
@@ -67,6 +67,14 @@ static const struct ctl_table udp_crypto_table[] = {
 		.extra1		= SYSCTL_ZERO,
 		.extra2		= &udp_sa_max_max,
 	},
+	{
+		.procname	= "udp_crypto_max_sa_per_uid",
+		.maxlen		= sizeof(unsigned int),
+		.mode		= 0644,
+		.proc_handler	= proc_douintvec_minmax,
+		.extra1		= SYSCTL_ZERO,
+		.extra2		= &udp_sa_max_max,
+	},
 };
 
 int udp_crypto_stats_init(struct net *net, struct udp_crypto_net *un)
@@ -85,6 +93,7 @@ int udp_crypto_stats_init(struct net *net, struct udp_crypto_net *un)
 	if (!table)
 		goto err_proc;
 	table[0].data = &un->max_sa;
+	table[1].data = &un->max_sa_uid;
 	un->sysctl = register_net_sysctl_sz(net, "net/ipv4", table,
 					    ARRAY_SIZE(udp_crypto_table));
 	if (!un->sysctl)

@@ -13,6 +13,7 @@
 #include <net/udp.h>
 
 #include "internal.h"
+#include <trace/events/udp_crypto.h>
 
 /**
  * udp_crypto_ext_sa() - the SA of a plaintext packet
@@ -125,6 +126,31 @@ int udp_crypto_emulate(struct net_device *dev, struct sk_buff *skb)
 }
 EXPORT_SYMBOL_GPL(udp_crypto_emulate);
 
+static void udp_crypto_trace_drop(struct net *net, const struct sk_buff *skb,
+				  enum skb_drop_reason reason)
+{
+	if (trace_udp_crypto_drop_enabled())
+		trace_udp_crypto_drop(net, skb,
+				      skb_ext_find(skb, SKB_EXT_UDP_CRYPTO),
+				      reason);
+}
+
+/**
+ * udp_crypto_drop() - a device drops a plaintext packet
+ * @net: of the device
+ * @skb: freed
+ * @reason: why
+ *
+ * Any context.
+ */
+void udp_crypto_drop(struct net *net, struct sk_buff *skb,
+		     enum skb_drop_reason reason)
+{
+	udp_crypto_trace_drop(net, skb, reason);
+	dev_kfree_skb_any_reason(skb, reason);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_drop);
+
 /* Returns 0, -EAGAIN with the packet unchanged (the ciphers of its SA are not
  * set up, and nothing is counted), or an error, counted.
  */
@@ -140,6 +166,7 @@ static int udp_crypto_try_late(struct net *net, struct sk_buff *skb)
 	if (!sa) {
 		rcu_read_unlock();
 		UDP_CRYPTO_ADD_STATS(un, DROPNOSA, segs);
+		udp_crypto_trace_drop(net, skb, udp_crypto_drop_reason(-ENOENT));
 		return -ENOENT;
 	}
 
@@ -147,6 +174,7 @@ static int udp_crypto_try_late(struct net *net, struct sk_buff *skb)
 	switch (err) {
 	case 0:
 		atomic64_add(segs, &sa->packets_sw);
+		udp_crypto_sa_took(net, sa, NULL);
 		UDP_CRYPTO_ADD_STATS(un, TXSOFTWARE, segs);
 		UDP_CRYPTO_ADD_STATS(un, TXSOFTWARELATE, segs);
 		break;
@@ -161,6 +189,8 @@ static int udp_crypto_try_late(struct net *net, struct sk_buff *skb)
 		UDP_CRYPTO_ADD_STATS(un, DROPERROR, segs);
 	}
 	rcu_read_unlock();
+	if (err && err != -EAGAIN)
+		udp_crypto_trace_drop(net, skb, udp_crypto_drop_reason(err));
 	return err;
 }
 
@@ -177,6 +207,7 @@ static void udp_crypto_drop_no_keys(struct net *net, struct sk_buff *skb)
 	}
 	rcu_read_unlock();
 	UDP_CRYPTO_ADD_STATS(udp_crypto_pernet(net), DROPNOKEYS, segs);
+	udp_crypto_trace_drop(net, skb, udp_crypto_drop_reason(-EAGAIN));
 }
 
 /**
@@ -201,12 +232,16 @@ EXPORT_SYMBOL_GPL(__udp_crypto_protect_late);
  * their SA missing wait here for a worker, which sends them on.
  */
 struct udp_crypto_waiting {
-	netdevice_tracker	tracker;
+	netdevice_tracker	dev_tracker;
+	netns_tracker		net_tracker;
+	struct net		*net;
 	bool			receive;
 };
 
 #define UDP_CRYPTO_WAITING(skb)	((struct udp_crypto_waiting *)(skb)->cb)
-#define UDP_CRYPTO_WAITING_MAX	4096
+/* In all, and of one network namespace: none can keep the others out. */
+#define UDP_CRYPTO_WAITING_MAX		4096
+#define UDP_CRYPTO_WAITING_MAX_NET	1024
 
 static struct sk_buff_head udp_crypto_waiting;
 
@@ -220,11 +255,13 @@ static void udp_crypto_direct_xmit(struct sk_buff *skb)
 	/* may segment, which dev_direct_xmit() does not allow for */
 	for (skb = validate_xmit_skb_list(skb, dev, &again); skb; skb = next) {
 		unsigned int patience = 1000;
+		u16 queue;
 
 		next = skb->next;
 		skb_mark_not_on_list(skb);
-		while (__dev_direct_xmit(skb, skb_get_queue_mapping(skb)) ==
-		       NETDEV_TX_BUSY) {
+		/* the device may have fewer queues by now */
+		queue = netdev_cap_txqueue(dev, skb_get_queue_mapping(skb));
+		while (__dev_direct_xmit(skb, queue) == NETDEV_TX_BUSY) {
 			/* no qdisc keeps it while the device's ring is full */
 			if (!netif_running(dev) || !patience--) {
 				dev_core_stats_tx_dropped_inc(dev);
@@ -236,10 +273,11 @@ static void udp_crypto_direct_xmit(struct sk_buff *skb)
 	}
 }
 
-static void udp_crypto_resume(struct sk_buff *skb, bool receive)
+static void udp_crypto_resume(struct sk_buff *skb, struct net *net,
+			      bool receive)
 {
-	struct net *net = dev_net(skb->dev);
 	struct udp_sa *sa;
+	int err;
 
 	rcu_read_lock();
 	sa = udp_crypto_ext_sa(net, skb_ext_find(skb, SKB_EXT_UDP_CRYPTO));
@@ -252,7 +290,12 @@ static void udp_crypto_resume(struct sk_buff *skb, bool receive)
 	}
 
 	/* finds that the SA is gone, or that there is no memory, by itself */
-	if (__udp_crypto_protect_late(net, skb)) {
+	err = __udp_crypto_protect_late(net, skb);
+	if (err) {
+		kfree_skb_reason(skb, udp_crypto_drop_reason(err));
+	} else if (!net_eq(dev_net(skb->dev), net)) {
+		/* the device has moved to another namespace, the packet may not */
+		dev_core_stats_tx_dropped_inc(skb->dev);
 		kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
 	} else if (receive) {
 		netif_rx(skb);
@@ -270,28 +313,42 @@ static void udp_crypto_waiting_work(struct work_struct *work)
 		struct udp_crypto_waiting waiting = *UDP_CRYPTO_WAITING(skb);
 		struct net_device *dev = skb->dev;
 
-		udp_crypto_resume(skb, waiting.receive);
-		netdev_put(dev, &waiting.tracker);
+		udp_crypto_resume(skb, waiting.net, waiting.receive);
+		netdev_put(dev, &waiting.dev_tracker);
+		atomic_dec(&udp_crypto_pernet(waiting.net)->waiting);
+		put_net_track(waiting.net, &waiting.net_tracker);
 		cond_resched();
 	}
 }
 
 static DECLARE_WORK(udp_crypto_waiting_worker, udp_crypto_waiting_work);
 
-/* Takes the packet; false, and nothing done, when too many wait. */
+/* Takes the packet, and references to its device and namespace: a device may
+ * move out of a namespace that ends. False, and nothing done, when too many
+ * wait or the namespace is ending.
+ */
 static bool udp_crypto_wait(struct sk_buff *skb, struct net_device *dev,
 			    bool receive)
 {
 	struct udp_crypto_waiting *waiting = UDP_CRYPTO_WAITING(skb);
+	struct net *net = dev_net(dev);
+	struct udp_crypto_net *un = udp_crypto_pernet(net);
 
 	BUILD_BUG_ON(sizeof(*waiting) > sizeof(skb->cb));
 	if (skb_queue_len_lockless(&udp_crypto_waiting) >=
 	    UDP_CRYPTO_WAITING_MAX)
 		return false;
+	if (atomic_inc_return(&un->waiting) > UDP_CRYPTO_WAITING_MAX_NET ||
+	    !maybe_get_net(net)) {
+		atomic_dec(&un->waiting);
+		return false;
+	}
 	skb->dev = dev;
 	memset(waiting, 0, sizeof(*waiting));
+	waiting->net = net;
 	waiting->receive = receive;
-	netdev_hold(dev, &waiting->tracker, GFP_ATOMIC);
+	netns_tracker_alloc(net, &waiting->net_tracker, GFP_ATOMIC);
+	netdev_hold(dev, &waiting->dev_tracker, GFP_ATOMIC);
 	skb_queue_tail(&udp_crypto_waiting, skb);
 	schedule_work(&udp_crypto_waiting_worker);
 	return true;
@@ -317,7 +374,7 @@ bool udp_crypto_receive(struct sk_buff *skb)
 			return false;
 		udp_crypto_drop_no_keys(net, skb);
 	}
-	kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
+	kfree_skb_reason(skb, udp_crypto_drop_reason(err));
 	return false;
 }
 
@@ -368,7 +425,6 @@ static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb)
 struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 					 struct net_device *dev)
 {
-	enum skb_drop_reason reason;
 	int err;
 
 	if (udp_crypto_dev_can(dev, skb)) {
@@ -379,25 +435,14 @@ struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 	}
 
 	err = udp_crypto_try_late(dev_net(dev), skb);
-	switch (err) {
-	case 0:
+	if (!err)
 		return skb;
-	case -ENOENT:
-		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_SA;
-		break;
-	case -EAGAIN:
+	if (err == -EAGAIN) {
 		if (udp_crypto_wait(skb, dev, false))
 			return NULL;
 		udp_crypto_drop_no_keys(dev_net(dev), skb);
-		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_KEYS;
-		break;
-	case -ENOMEM:
-		reason = SKB_DROP_REASON_NOMEM;
-		break;
-	default:
-		reason = SKB_DROP_REASON_UDP_CRYPTO;
 	}
-	kfree_skb_reason(skb, reason);
+	kfree_skb_reason(skb, udp_crypto_drop_reason(err));
 	dev_core_stats_tx_dropped_inc(dev);
 	return NULL;
 }

@@ -63,6 +63,16 @@ struct ModelStats {
     std::uint64_t events = 0; ///< EQEs written
     std::uint64_t interrupts = 0;
     std::uint64_t pages_held = 0; ///< 4 KiB pages the driver has given and not yet got back
+
+    /// What the device does on the bus, refused accesses too. A PCIe read is a memory read request
+    /// of at most 512 bytes, a PCIe write one of at most 256, neither over a boundary of that size:
+    /// what common systems set (MRRS, MPS).
+    std::uint64_t dma_reads = 0;
+    std::uint64_t dma_read_bytes = 0;
+    std::uint64_t pcie_reads = 0;
+    std::uint64_t dma_writes = 0;
+    std::uint64_t dma_write_bytes = 0;
+    std::uint64_t pcie_writes = 0;
 };
 
 class Core;

@@ -56,6 +56,11 @@ template <typename T> class ObjectTable {
     }
 
     bool erase(std::uint32_t id) { return objects_.erase(id) != 0; }
+    /// One object fewer points to this one; a number that is no object's points nowhere.
+    void release(std::uint32_t id) {
+        if (T *object = find(id))
+            --object->refs;
+    }
     void clear() {
         objects_.clear();
         next_ = 0;

@@ -17,6 +17,7 @@
 #include "migration/vmstate.h"
 #include "net/net.h"
 #include "qom/object.h"
+#include "sysemu/cpu-timers.h"
 #include "sysemu/dma.h"
 
 #include <connectx_c.h>
@@ -38,6 +39,8 @@ struct ConnectxState {
     NICConf conf;
     QEMUBH *bh;
     QEMUTimer *timer;
+    bool in_doorbell; /* a register write is under way that does the work itself */
+    bool work_due;    /* asked for in there */
     struct connectx_device *dev;
 
     uint32_t queues;
@@ -110,7 +113,11 @@ static void connectx_host_schedule_work(void *opaque)
 {
     ConnectxState *s = opaque;
 
-    qemu_bh_schedule(s->bh);
+    if (s->in_doorbell) {
+        s->work_due = true;
+    } else {
+        qemu_bh_schedule(s->bh);
+    }
 }
 
 static void connectx_host_arm_timer(void *opaque, uint64_t deadline_ns)
@@ -185,12 +192,28 @@ static uint64_t connectx_mmio_ops_read(void *opaque, hwaddr addr, unsigned size)
     return le64_to_cpu(value);
 }
 
+/*
+ * With a clock that counts instructions (-icount) what the guest sees must not depend on when the
+ * main loop's thread gets a processor: the adapter does its work within the write that asks for it,
+ * in no guest time. Otherwise it works beside the guest, as a real one does.
+ */
 static void connectx_mmio_ops_write(void *opaque, hwaddr addr, uint64_t value, unsigned size)
 {
     ConnectxState *s = opaque;
 
     value = cpu_to_le64(value);
+    if (!icount_enabled() || s->in_doorbell) {
+        connectx_mmio_write(s->dev, addr, &value, size);
+        return;
+    }
+    s->in_doorbell = true;
+    s->work_due = false;
     connectx_mmio_write(s->dev, addr, &value, size);
+    while (s->work_due) {
+        s->work_due = false;
+        connectx_run(s->dev);
+    }
+    s->in_doorbell = false;
 }
 
 static const MemoryRegionOps connectx_mmio_ops = {

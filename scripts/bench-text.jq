@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The figures of ./run bench for people.
+
+def pad($n): tostring | if length < $n then . + (" " * ($n - length)) else . end;
+def lpad($n): tostring | if length < $n then (" " * ($n - length)) + . else . end;
+def places($n): . * pow(10; $n) | round / pow(10; $n);
+
+(if (.sender | length) > 0 then "instructions per packet of 1200 bytes, by packets per send (+- half the spread)"
+ else empty end),
+(.sender | to_entries[] | .key as $way | .value | to_entries[] | .key as $family
+ | "  " + ($way | pad(34)) + ($family | pad(6)) +
+   ([.value | to_entries[] | ("\(.key):" | lpad(5)) + (.value.instructions_per_packet | places(1) | lpad(9)) +
+     " +-" + ((.value.max - .value.min) / 2 / .value.instructions_per_send * 100 | places(2) | tostring) + "%"]
+    | join(" "))),
+
+(if .scale.sas then "", "instructions per send of one packet, by SAs: " +
+  ([.scale.sas | to_entries[] | "\(.key): \(.value.instructions_per_send | places(1))"] | join(", ")) else empty end),
+(if .scale.sockets then "                                     by sockets: " +
+  ([.scale.sockets | to_entries[] | "\(.key): \(.value.instructions_per_send | places(1))"] | join(", ")) else empty end),
+(if .scale.rates then "instructions to add and delete an SA: socket option " +
+  "\(.scale.rates.sockopt.instructions_per_add | places(0)) and \(.scale.rates.sockopt.instructions_per_delete | places(0)), netlink " +
+  "\(.scale.rates.netlink.instructions_per_add | places(0)) and \(.scale.rates.netlink.instructions_per_delete | places(0))" else empty end),
+(if .scale.full_database then "database 16 times too small: \(.scale.full_database.instructions_per_send | places(1)) a send, " +
+  "\(.scale.full_database.share_index * 100 | places(1)) % by index, \(.scale.full_database.share_inline * 100 | places(1)) % inline" else empty end),
+(if .model then "", "model, one processor", (.model | to_entries[] | .key as $way | .value | to_entries[]
+  | "  " + ($way | pad(26)) + (.key | lpad(5)) + " bytes: " + (.value.packets_per_second / 1e6 | places(3) | lpad(8)) +
+    " M packets/s " + (.value.bits_per_second / 1e9 | places(2) | lpad(8)) + " Gbit/s" +
+    (if .value.share then " " + (.value.share * 100 | places(1) | tostring) + " % of IPsec-MB" else "" end)) else empty end),
+
+"", "targets",
+(.targets[] | "  " + (if .met then "met    " else "MISSED " end) + (.name | pad(44)) + (.value | places(3) | lpad(9)) +
+  (if .relation == "at_most" then "  at most " else "  at least " end) + (.limit | tostring))
