@@ -138,8 +138,8 @@ patch_of_paths() {
         END { for (path in want) if (!(path in seen)) { print "no " path " in the patch" >"/dev/stderr"; exit 1 } }' "$patch"
 }
 
-# drop_parts REGEX FILE: FILE without the top-level parts (what lies between blank lines outside of braces
-# and comments: a function, a structure, some declarations, each with its comment) in which a line
+# drop_parts REGEX FILE: FILE without the top-level parts (what lies between blank lines outside of braces,
+# parentheses and comments: a function, a structure, some declarations, each with its comment) in which a line
 # matches.
 drop_parts() {
     REGEX=$1 awk '
@@ -152,7 +152,7 @@ drop_parts() {
           gsub(/\/\*([^*]|\*+[^*\/])*\*+\//, "", line)
           if (comment) { if (sub(/^.*\*\//, "", line)) comment = 0; else line = "" }
           if (sub(/\/\*.*/, "", line)) comment = 1
-          depth += gsub(/\{/, "", line) - gsub(/\}/, "", line)
+          depth += gsub(/[{(]/, "", line) - gsub(/[})]/, "", line)
           if ($0 == "" && !depth && !was_comment) { flush(); print; next }
           part[++n] = $0
           if ($0 ~ ENVIRON["REGEX"]) drop = 1 }
