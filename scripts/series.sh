@@ -29,7 +29,9 @@ END
 }
 
 SERIES=$ROOT/kernel/series
-WORK=$CACHE/work/series
+# Each checkout cuts and builds for itself.
+CHECKOUT=$(printf '%s' "$ROOT" | key_of)
+WORK=$CACHE/work/series-$CHECKOUT
 AUTHOR_IN_FILES='the udp-quic-offload authors <udp-quic-offload@localhost>'
 
 output=$BUILD/series checkpatch=1 check='' full='' from=1 inner=''
@@ -456,7 +458,7 @@ main() {
 case $inner in
 '')
     export SERIES_OUTPUT=$OUTPUT SERIES_FROM=$FROM SERIES_FULL=$FULL
-    with_lock series main
+    with_lock "series-$CHECKOUT" main
     ;;
 none) ;; # only the functions
 generate | check_mails | check_builds) "$inner" ;;
