@@ -23,7 +23,7 @@ rm -rf "$BUILD"
 say "removed $BUILD"
 if [[ ${1:-} = --cache ]]; then
     # Only what these scripts made there.
-    rm -rf "$CACHE"/{ccache,kernels,lock,qemu,series,sources,work,kvm-probe}
+    rm -rf "$CACHE"/{ccache,kernels,lock,qemu,sources,work,kvm-probe}
     rmdir "$CACHE" 2>/dev/null || true
     say "removed the contents of $CACHE"
 fi

@@ -40,7 +40,7 @@ die() {
 }
 
 # No script ends without a word: this tells of failures that nothing else has told of.
-trap '[[ -n $TOLD ]] || say "error: ${BASH_SOURCE[0]##*/}:$LINENO: status $? of: $BASH_COMMAND"; TOLD=1' ERR
+trap '[[ -n $TOLD ]] || say "error: $(basename -- "${BASH_SOURCE[0]-$0}"):$LINENO: status $? of: $BASH_COMMAND"; TOLD=1' ERR
 
 # Prints a path relative to the checkout when it lies inside.
 show_path() {

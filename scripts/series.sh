@@ -9,31 +9,36 @@
 
 usage() {
     cat <<'END'
-usage: ./run series [--output DIR] [--check [--full]] [--from N]
+usage: ./run series [--output DIR] [--no-checkpatch] [--check [--full]] [--from N]
 
 Writes the series, in the form of `git format-patch`, to DIR (default build/series): a cover letter and
 small patches against Linux 6.12, for `git am` or `git send-email`. Then runs checkpatch --strict on them.
 
   --output DIR  where to; patches of an earlier run there are replaced
+  --no-checkpatch
+                leave that out
   --check       apply the mails one by one with `git am` to a clean tree, and after each build what the
                 series has touched so far, with its options on and off, without a warning
   --full        with --check: also link the whole kernel and its modules after each
   --from N      with --check: build from patch N on only
 
 Environment: KERNEL_SRC= a tarball, a tree or a clean git checkout of another Linux 6.12 as the base. Of a
-checkout, the mails name the commit as base-commit; of a tarball, one that the script makes of it.
+checkout, the mails name the commit (base-commit); a tarball has none, so they name its version.
 Logs: build/log/series*.log.
 END
 }
 
 SERIES=$ROOT/kernel/series
-WORK=$CACHE/work/series
+# Each checkout cuts and builds for itself.
+CHECKOUT=$(printf '%s' "$ROOT" | key_of)
+WORK=$CACHE/work/series-$CHECKOUT
 AUTHOR_IN_FILES='the udp-quic-offload authors <udp-quic-offload@localhost>'
 
-output=$BUILD/series check='' full='' from=1 inner=''
+output=$BUILD/series checkpatch=1 check='' full='' from=1 inner=''
 while (($#)); do
     case $1 in
     --help | -h) usage; exit 0 ;;
+    --no-checkpatch) checkpatch='' ;;
     --check) check=1 ;;
     --full) full=1 ;;
     --output | --from) (($# > 1)) || die "$1 needs a value (./run series --help)" ;;&
@@ -74,30 +79,35 @@ base_checkout() {
         git -C "$KERNEL_SRC" rev-parse --absolute-git-dir
 }
 
-# Makes the repository BASE_GIT, whose branch base is PRISTINE.
-base_ensure() {
-    local tmp=$BASE_GIT.tmp checkout tree commit
-    [[ ! -d $BASE_GIT ]] || return 0
-    rm -rf "$tmp"
-    git init --quiet --bare "$tmp"
+# Prints what the series is based on, for people.
+base_name() {
+    printf 'Linux %s' "$(kernel_version "$PRISTINE")"
+    [[ -n ${KERNEL_SRC:-} ]] || printf ' as in %s %s of Debian' "$KERNEL_PACKAGE" "$(kernel_source_id)"
+}
+
+# Makes the repository BASE_GIT, whose branch base is PRISTINE: the commit of the checkout, else a commit of
+# the files that the series touches, which is all that `git am` and `git format-patch` look at.
+make_base() {
+    local checkout commit tree
+    rm -rf "$BASE_GIT"
+    git init --quiet --bare "$BASE_GIT"
     if checkout=$(base_checkout); then
-        printf '%s\n' "$checkout/objects" >"$tmp/objects/info/alternates"
+        printf '%s\n' "$checkout/objects" >"$BASE_GIT/objects/info/alternates"
         commit=$(git --git-dir="$checkout" rev-parse HEAD)
+        # Somebody else has it, too: the mails can name it.
+        git --git-dir="$BASE_GIT" update-ref refs/heads/public "$commit"
     else
-        # One pack instead of a file for each of some 85,000 objects.
-        git --git-dir="$tmp" --work-tree="$PRISTINE" -c core.bigFileThreshold=1 -c core.compression=1 \
-            add --all --force .
-        tree=$(git --git-dir="$tmp" write-tree)
-        commit=$(printf 'Linux %s\n\nAs in %s.\n' "$(kernel_version "$PRISTINE")" "$(basename "$PRISTINE")" |
-            GIT_AUTHOR_DATE='1970-01-01T00:00:00Z' GIT_COMMITTER_DATE='1970-01-01T00:00:00Z' \
-                GIT_AUTHOR_NAME=Linux GIT_AUTHOR_EMAIL=linux@localhost \
-                GIT_COMMITTER_NAME=Linux GIT_COMMITTER_EMAIL=linux@localhost \
-                git --git-dir="$tmp" commit-tree "$tree")
-        rm -f "$tmp/index"
+        export GIT_INDEX_FILE=$WORK/index
+        rm -f "$GIT_INDEX_FILE"
+        (cd "$STAGE" && find . -type f -printf '%P\n') | while IFS= read -r path; do
+            [[ ! -e $PRISTINE/$path ]] || printf '%s\n' "$path"
+        done | git --git-dir="$BASE_GIT" --work-tree="$PRISTINE" add --force --pathspec-from-file=-
+        tree=$(git --git-dir="$BASE_GIT" write-tree)
+        commit=$(printf 'Linux %s: the files that the series touches\n' "$(kernel_version "$PRISTINE")" |
+            git --git-dir="$BASE_GIT" commit-tree "$tree")
+        unset GIT_INDEX_FILE
     fi
-    git --git-dir="$tmp" update-ref refs/heads/base "$commit"
-    mv -T "$tmp" "$BASE_GIT"
-    prune "$CACHE/series" linux- 2
+    git --git-dir="$BASE_GIT" update-ref refs/heads/base "$commit"
 }
 
 # --- cutting ---------------------------------------------------------------------------------------
@@ -130,8 +140,8 @@ patch_of_paths() {
         END { for (path in want) if (!(path in seen)) { print "no " path " in the patch" >"/dev/stderr"; exit 1 } }' "$patch"
 }
 
-# drop_parts REGEX FILE: FILE without the top-level parts (what lies between blank lines outside of braces
-# and comments: a function, a structure, some declarations, each with its comment) in which a line
+# drop_parts REGEX FILE: FILE without the top-level parts (what lies between blank lines outside of braces,
+# parentheses and comments: a function, a structure, some declarations, each with its comment) in which a line
 # matches.
 drop_parts() {
     REGEX=$1 awk '
@@ -144,7 +154,7 @@ drop_parts() {
           gsub(/\/\*([^*]|\*+[^*\/])*\*+\//, "", line)
           if (comment) { if (sub(/^.*\*\//, "", line)) comment = 0; else line = "" }
           if (sub(/\/\*.*/, "", line)) comment = 1
-          depth += gsub(/\{/, "", line) - gsub(/\}/, "", line)
+          depth += gsub(/[{(]/, "", line) - gsub(/[})]/, "", line)
           if ($0 == "" && !depth && !was_comment) { flush(); print; next }
           part[++n] = $0
           if ($0 ~ ENVIRON["REGEX"]) drop = 1 }
@@ -264,7 +274,7 @@ compare_with_stage() {
 }
 
 make_commits() {
-    local at parent tree
+    local at parent tree base=()
     load_steps
     check_directives
     rm -rf "$WHOLE"
@@ -290,51 +300,55 @@ make_commits() {
     done
     compare_with_stage
     git update-ref refs/heads/series "$parent"
-    git config branch.series.description "$(message "$SERIES/00-cover" | sed '1s/^Subject: //')"
+    git config branch.series.description "$(message "$SERIES/00-cover" | sed '1s/^Subject: //')
+
+Based on $(base_name)."
     unset GIT_INDEX_FILE GIT_WORK_TREE
+    ! git rev-parse --quiet --verify public >/dev/null || base=(--base=public)
     mkdir -p "$OUTPUT"
     find "$OUTPUT" -maxdepth 1 -name '[0-9][0-9][0-9][0-9]-*.patch' -delete
     git format-patch --quiet --output-directory "$OUTPUT" --subject-prefix='PATCH net-next' --numbered \
-        --cover-letter --cover-from-description=subject --base=base --no-signature base..series
+        --cover-letter --cover-from-description=subject --no-signature "${base[@]}" base..series
     unset GIT_DIR
 }
 
 check_mails() {
-    local mail bad=0 mails=()
+    local mails=()
     mapfile -t mails < <(find "$OUTPUT" -maxdepth 1 -name '[0-9]*.patch' ! -name '0000-*' | LC_ALL=C sort)
-    for mail in "${mails[@]}"; do
-        (cd "$PRISTINE" && perl scripts/checkpatch.pl --strict --terse --quiet --no-summary "$mail") || bad=1
-    done
     # What netdev takes at once (Documentation/process/maintainer-netdev.rst)
-    if ((${#mails[@]} > 15)); then
-        echo "error: ${#mails[@]} patches; netdev wants 15 at most"
-        bad=1
-    fi
-    ((bad)) || echo "${#mails[@]} patches, checkpatch --strict has nothing to say"
-    return "$bad"
+    ((${#mails[@]} <= 15)) || { echo "error: ${#mails[@]} patches; netdev wants 15 at most"; return 1; }
+    cd "$PRISTINE"
+    printf '%s\n' "${mails[@]}" |
+        xargs -P "$JOBS" -n 1 perl scripts/checkpatch.pl --strict --terse --quiet --no-summary
+    echo "${#mails[@]} patches, checkpatch --strict has nothing to say"
 }
 
 # --- building each step ----------------------------------------------------------------------------
 
-# The tree that the mails are applied to, with its own git repository.
+# The tree that the mails are applied to, with a git repository of its own that knows BASE_GIT.
 check_tree_ensure() {
     local tree=$WORK/tree
-    if [[ ! -f $WORK/pristine || $(<"$WORK/pristine") != "$PRISTINE" || ! -d $tree/.git ]]; then
-        rm -rf "$tree" "$tree.tmp" "$WORK/on" "$WORK/off" "$WORK/pristine"
+    if [[ -d $tree/.git && -f $WORK/pristine && $(<"$WORK/pristine") = "$PRISTINE" ]]; then
+        # What the last run applied goes back to what it was.
+        git -C "$tree" am --abort >/dev/null 2>&1 || true
+        git -C "$tree" checkout --quiet --force --detach origin/base || rm -rf "$tree"
+    else
+        rm -rf "$tree"
+    fi
+    if [[ ! -d $tree ]]; then
+        rm -rf "$tree.tmp" "$WORK/on" "$WORK/off"
         # Hard links: git replaces files, it does not write into them.
         cp -al "$PRISTINE" "$tree.tmp"
-        git clone --quiet --shared --no-checkout --branch base "$BASE_GIT" "$WORK/clone"
-        rm -rf "$tree.tmp/.git"
-        mv -T "$WORK/clone/.git" "$tree.tmp/.git"
-        rm -rf "$WORK/clone"
-        git -C "$tree.tmp" config gc.auto 0
-        git -C "$tree.tmp" reset --quiet
         mv -T "$tree.tmp" "$tree"
         printf '%s\n' "$PRISTINE" >"$WORK/pristine"
     fi
-    git -C "$tree" am --abort >/dev/null 2>&1 || true
-    git -C "$tree" checkout --quiet --force --detach "$(git --git-dir="$BASE_GIT" rev-parse base)"
-    git -C "$tree" clean --quiet -d --force
+    rm -rf "$tree/.git" "$WORK/clone"
+    git clone --quiet --shared --no-checkout --branch base "$BASE_GIT" "$WORK/clone"
+    mv -T "$WORK/clone/.git" "$tree/.git"
+    git -C "$tree" config gc.auto 0
+    git -C "$tree" reset --quiet
+    [[ -z $(git -C "$tree" status --porcelain --untracked-files=no) ]] ||
+        { echo "error: $tree is not the base"; return 1; }
 }
 
 # configure SIDE: the configuration of build folder SIDE (on, off), with the options that the tree has by now.
@@ -363,7 +377,7 @@ configure() {
 build_side() {
     local side=$1 log=$2 objects=()
     configure "$side"
-    mapfile -t objects < <(git -C "$WORK/tree" diff --name-only base HEAD -- '*.c' ':!tools' ':!samples' ':!Documentation' |
+    mapfile -t objects < <(git -C "$WORK/tree" diff --name-only origin/base HEAD -- '*.c' ':!tools' ':!samples' ':!Documentation' |
         kernel_enabled_objects "$WORK/tree" "$WORK/$side/.config")
     ((!${#objects[@]})) || kernel_make "$WORK/tree" O="$WORK/$side" "${objects[@]}"
     [[ -z $FULL ]] || kernel_make "$WORK/tree" O="$WORK/$side" vmlinux modules
@@ -409,15 +423,15 @@ check_builds() {
 SELF=$(realpath "$0")
 kernel_source_ensure
 PRISTINE=$(kernel_source_dir)
-BASE_GIT=$CACHE/series/$(basename "$PRISTINE").git
+BASE_GIT=$WORK/series.git
 STAGE=$WORK/stage WHOLE=$WORK/whole TREE=$WORK/step
 OUTPUT=${SERIES_OUTPUT:-$(realpath -m "$output")}
 FROM=${SERIES_FROM:-$from} FULL=${SERIES_FULL:-$full}
-mkdir -p "$WORK" "$CACHE/series"
+mkdir -p "$WORK"
 
 generate() {
     kernel_stage "$PRISTINE" "$STAGE"
-    base_ensure
+    make_base
     make_commits
 }
 
@@ -427,12 +441,14 @@ progress() {
 
 main() {
     local mails
-    run_step 'series' "$LOGS/series.log" progress bash "$SELF" --inner generate
+    run_step 'series' "$LOGS/series.log" progress bash "$SELF" --inner generate || return
     mails=$(find "$OUTPUT" -maxdepth 1 -name '[0-9]*.patch' | wc -l)
     say "[series] $mails mails in $(show_path "$OUTPUT")"
-    run_step 'series checkpatch' "$LOGS/series-checkpatch.log" - bash "$SELF" --inner check_mails ||
-        { cat "$LOGS/series-checkpatch.log" >&2; return 1; }
-    say "[series checkpatch] $(tail -n 1 "$LOGS/series-checkpatch.log")"
+    if [[ -n $checkpatch ]]; then
+        run_step 'series checkpatch' "$LOGS/series-checkpatch.log" - bash "$SELF" --inner check_mails ||
+            { cat "$LOGS/series-checkpatch.log" >&2; return 1; }
+        say "[series checkpatch] $(tail -n 1 "$LOGS/series-checkpatch.log")"
+    fi
     [[ -n $check ]] || return 0
     run_step 'series builds' "$LOGS/series-builds.log" progress bash "$SELF" --inner check_builds ||
         { tail -n 45 "$LOGS/series-builds.log" >&2; return 1; }
@@ -442,7 +458,7 @@ main() {
 case $inner in
 '')
     export SERIES_OUTPUT=$OUTPUT SERIES_FROM=$FROM SERIES_FULL=$FULL
-    with_lock series main
+    with_lock "series-$CHECKOUT" main
     ;;
 none) ;; # only the functions
 generate | check_mails | check_builds) "$inner" ;;

@@ -10,6 +10,7 @@
  */
 #include <linux/etherdevice.h>
 #include <linux/idr.h>
+#include <linux/if_vlan.h>
 #include <linux/iopoll.h>
 #include <linux/module.h>
 #include <linux/pci.h>
