@@ -58,8 +58,8 @@ class NetlinkSocket {
         request->nlmsg_type = family;
         request->nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | NLM_F_ACK | flags);
         request->nlmsg_seq = ++sequence_;
-        auto *header = static_cast<genlmsghdr *>(
-            mnl_nlmsg_put_extra_header(request, sizeof(genlmsghdr)));
+        auto *header =
+            static_cast<genlmsghdr *>(mnl_nlmsg_put_extra_header(request, sizeof(genlmsghdr)));
         header->cmd = command;
         header->version = 1;
         if (attribute)
@@ -75,9 +75,9 @@ class NetlinkSocket {
             const auto length = mnl_socket_recvfrom(socket_.get(), buffer.data(), buffer.size());
             if (length <= 0)
                 return false;
-            const int rc =
-                mnl_cb_run(buffer.data(), static_cast<std::size_t>(length), sequence_,
-                           mnl_socket_get_portid(socket_.get()), call, const_cast<Message *>(&handle)); // NOLINT
+            const int rc = mnl_cb_run(buffer.data(), static_cast<std::size_t>(length), sequence_,
+                                      mnl_socket_get_portid(socket_.get()), call,
+                                      const_cast<Message *>(&handle)); // NOLINT
             if (rc <= MNL_CB_STOP)
                 return rc == MNL_CB_STOP;
         }
@@ -91,8 +91,12 @@ class NetlinkSocket {
 
 void for_each_attribute(const nlmsghdr *message,
                         const std::function<void(std::uint16_t type, const nlattr *)> &handle) {
-    const nlattr *attribute = nullptr;
-    mnl_attr_for_each(attribute, message, sizeof(genlmsghdr))
+    // mnl_attr_for_each() is C: it takes a void pointer for any other.
+    const auto *tail = static_cast<const char *>(mnl_nlmsg_get_payload_tail(message));
+    for (const auto *attribute =
+             static_cast<const nlattr *>(mnl_nlmsg_get_payload_offset(message, sizeof(genlmsghdr)));
+         mnl_attr_ok(attribute, tail - reinterpret_cast<const char *>(attribute));
+         attribute = mnl_attr_next(attribute))
         handle(mnl_attr_get_type(attribute), attribute);
 }
 
@@ -121,23 +125,21 @@ std::vector<OffloadDevice> list_devices() {
         family == 0)
         return devices;
 
-    netlink->ask(family, UDP_CRYPTO_CMD_DEV_GET, NLM_F_DUMP, nullptr,
-                 [&](const nlmsghdr *message) {
-                     OffloadDevice device;
-                     for_each_attribute(message, [&](std::uint16_t type, const nlattr *a) {
-                         if (type == UDP_CRYPTO_A_DEV_IFNAME &&
-                             mnl_attr_validate(a, MNL_TYPE_NUL_STRING) == 0)
-                             device.name = mnl_attr_get_str(a);
-                         else if (type == UDP_CRYPTO_A_DEV_ENABLED)
-                             device.enabled = true;
-                         else if (type == UDP_CRYPTO_A_DEV_SA_COUNT)
-                             device.sa_count = u32(a).value_or(0);
-                         else if (type == UDP_CRYPTO_A_DEV_SA_MAX)
-                             device.sa_max = u32(a).value_or(0);
-                     });
-                     if (!device.name.empty())
-                         devices.push_back(std::move(device));
-                 });
+    netlink->ask(family, UDP_CRYPTO_CMD_DEV_GET, NLM_F_DUMP, nullptr, [&](const nlmsghdr *message) {
+        OffloadDevice device;
+        for_each_attribute(message, [&](std::uint16_t type, const nlattr *a) {
+            if (type == UDP_CRYPTO_A_DEV_IFNAME && mnl_attr_validate(a, MNL_TYPE_NUL_STRING) == 0)
+                device.name = mnl_attr_get_str(a);
+            else if (type == UDP_CRYPTO_A_DEV_ENABLED)
+                device.enabled = true;
+            else if (type == UDP_CRYPTO_A_DEV_SA_COUNT)
+                device.sa_count = u32(a).value_or(0);
+            else if (type == UDP_CRYPTO_A_DEV_SA_MAX)
+                device.sa_max = u32(a).value_or(0);
+        });
+        if (!device.name.empty())
+            devices.push_back(std::move(device));
+    });
     return devices;
 }
 
@@ -174,7 +176,8 @@ Counters ethtool_counters(int fd, const std::string &device) {
     EthtoolRequest<ethtool_gstrings> names(ETHTOOL_GSTRINGS, std::size_t{count} * ETH_GSTRING_LEN);
     names.header()->string_set = ETH_SS_STATS;
     names.header()->len = count;
-    EthtoolRequest<ethtool_stats> values(ETHTOOL_GSTATS, std::size_t{count} * sizeof(std::uint64_t));
+    EthtoolRequest<ethtool_stats> values(ETHTOOL_GSTATS,
+                                         std::size_t{count} * sizeof(std::uint64_t));
     values.header()->n_stats = count;
     // A count that has changed in between is written back.
     if (!names.run(fd, device) || !values.run(fd, device) || names.header()->len != count ||

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What kernel and NIC tell about the packet protection of everybody on this machine: the counters of the network
-// namespace, and each device that has the offload. Needs no privilege.
+// What kernel and NIC tell about the packet protection of everybody on this machine: the counters
+// of the network namespace, and each device that has the offload. Needs no privilege.
 #ifndef QUIC_SERVER_KERNEL_VIEW_HPP
 #define QUIC_SERVER_KERNEL_VIEW_HPP
 

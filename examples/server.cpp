@@ -358,8 +358,7 @@ void Server::accept(Endpoint &endpoint, const ReceivedDatagram &datagram) {
     Connection &accepted = *connection;
     connections_.emplace(&accepted, std::move(connection));
     ++stats_.connections;
-    stats_.connections_peak =
-        std::max<std::uint64_t>(stats_.connections_peak, connections_.size());
+    stats_.connections_peak = std::max<std::uint64_t>(stats_.connections_peak, connections_.size());
     for (const ngtcp2_cid &cid : accepted.cids())
         add_cid(cid, accepted);
     if (options_.connection.cid_length == 0)
@@ -420,8 +419,8 @@ void Server::send_version_negotiation(Endpoint &endpoint, const ReceivedDatagram
     std::uint32_t reserved = 0;
     static_cast<void>(gnutls_rnd(GNUTLS_RND_NONCE, &unused, sizeof(unused)));
     static_cast<void>(gnutls_rnd(GNUTLS_RND_NONCE, &reserved, sizeof(reserved)));
-    // Version 2 is accepted, but only as the draft that the library knows: not offered. The reserved
-    // one keeps clients from relying on a list (RFC 9000 section 6.3).
+    // Version 2 is accepted, but only as the draft that the library knows: not offered. The
+    // reserved one keeps clients from relying on a list (RFC 9000 section 6.3).
     const std::array<std::uint32_t, 2> versions = {NGTCP2_PROTO_VER_V1,
                                                    (reserved & 0xf0f0f0f0) | 0x0a0a0a0a};
     // Connection IDs of unknown versions may have 255 bytes each.
@@ -441,15 +440,16 @@ void Server::send_stateless_reset(Endpoint &endpoint, const ReceivedDatagram &da
                                   const ngtcp2_version_cid &cids) {
     constexpr std::size_t kTokenLength = NGTCP2_STATELESS_RESET_TOKENLEN;
     constexpr std::size_t kMinRandom = NGTCP2_MIN_STATELESS_RESET_RANDLEN;
-    // As long as the shortest packet of a client whose connection IDs have 20 bytes, but shorter than
-    // what it answers: two servers cannot keep each other busy.
+    // As long as the shortest packet of a client whose connection IDs have 20 bytes, but shorter
+    // than what it answers: two servers cannot keep each other busy.
     constexpr std::size_t kWanted = 42;
     const std::size_t length = std::min(kWanted, datagram.bytes.size() - 1);
     ngtcp2_cid cid{};
     std::array<std::uint8_t, kTokenLength> token{};
     std::array<std::uint8_t, kWanted> random{};
     std::array<std::uint8_t, kWanted> packet{};
-    if (cids.dcidlen == 0 || cids.dcidlen > NGTCP2_MAX_CIDLEN || length < kMinRandom + kTokenLength) {
+    if (cids.dcidlen == 0 || cids.dcidlen > NGTCP2_MAX_CIDLEN ||
+        length < kMinRandom + kTokenLength) {
         ++stats_.datagrams_ignored;
         return;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The status page (--status): /status/ shows in a browser, live, who protects the packets. Everything else comes from
-// another content source.
+// The status page (--status): /status/ shows in a browser, live, who protects the packets.
+// Everything else comes from another content source.
 #ifndef QUIC_SERVER_STATUS_HPP
 #define QUIC_SERVER_STATUS_HPP
 

@@ -14,6 +14,7 @@ usage: ./run build [PART]...
   kernel [VARIANT]...  guest kernels, linked as build/kernel/VARIANT:
                          release   Linux 6.12 with our changes
                          debug     the same with KASAN, lockdep, kmemleak, UBSAN
+                         fuzz      debug with KCOV, for ./run fuzz kernel
                          vanilla   Linux 6.12 unchanged, with the configuration of release
                          stock     Debian's own 6.12 package; stock-6.1 likewise
                        without a VARIANT: release, debug and vanilla
@@ -48,7 +49,7 @@ while (($#)); do
         ;;
     kernel)
         variants=()
-        while [[ ${1:-} =~ ^(release|debug|vanilla|stock(-6\.1)?)$ ]]; do
+        while [[ ${1:-} =~ ^(release|debug|fuzz|vanilla|stock(-6\.1)?)$ ]]; do
             variants+=("$1")
             shift
         done

@@ -14,6 +14,7 @@ usage: scripts/kernel-check.sh [CHECK]...
   warnings    objects of the files we add or change, with W=1 and sparse: no warning that Linux 6.12
               itself does not have
   off         the same objects build with every option of kernel/config/offload.config off
+  template    docs/driver-template builds as a module, with W=1 and sparse, and takes only what is exported
   modular     the same objects build with IPV6=m, and what the module then needs is exported
 
 Without CHECK: all of them. Logs: build/log/kernel-check-*.log.
@@ -68,7 +69,7 @@ check_checkpatch() {
         # Run in the tree, so that it knows the tree's own rules and spelling list.
         (cd "$tree" && perl scripts/checkpatch.pl --strict --terse --quiet --no-summary --no-tree \
             --ignore "$ignore" "$type" "$file") || bad=1
-    done < <(kernel_inputs)
+    done < <(kernel_inputs; echo "$ROOT/docs/driver-template/quicnic.c")
     echo "$count files checked"
     return "$bad"
 }
@@ -152,6 +153,27 @@ check_modular() {
     return "$bad"
 }
 
+check_template() {
+    local symbol bad=0 folder=$WORK/template
+    prepare patched
+    kernel_make "$WORK/tree" -s modules_prepare
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    cp "$ROOT"/docs/driver-template/{Makefile,*.c} "$folder/"
+    # The symbols of a kernel that is not built are looked for in its sources instead.
+    kernel_make "$WORK/tree" M="$folder" W=1 C=2 KBUILD_MODPOST_WARN=1 KBUILD_MODPOST_NOFINAL=1 modules >"$folder/log" 2>&1 ||
+        { cat "$folder/log"; return 1; }
+    if grep -E '(warning|error):' "$folder/log"; then
+        return 1
+    fi
+    for symbol in $(nm -u "$folder/quicnic.o" | awk '$2 ~ /^udp_crypto_/{print $2}'); do
+        grep -rqE "^EXPORT_SYMBOL(_GPL)?\($symbol\)" "$WORK/tree/net/udp_crypto" ||
+            { echo "error: $symbol is not exported"; bad=1; }
+    done
+    ((bad)) || echo "quicnic.o: $(nm -u "$folder/quicnic.o" | wc -l) symbols of the kernel, no warning"
+    return "$bad"
+}
+
 # The log is also where this writes to, which grep refuses to read.
 no_warning() {
     local warnings
@@ -168,12 +190,12 @@ while (($#)); do
     case $1 in
     --help | -h) usage; exit 0 ;;
     --inner) inner=1 ;; # called by run_checks below
-    checkpatch | warnings | off | modular) checks+=("$1") ;;
+    checkpatch | warnings | off | modular | template) checks+=("$1") ;;
     *) die "unknown check '$1' (scripts/kernel-check.sh --help)" ;;
     esac
     shift
 done
-((${#checks[@]})) || checks=(checkpatch warnings off modular)
+((${#checks[@]})) || checks=(checkpatch warnings off modular template)
 
 kernel_source_ensure
 PRISTINE=$(kernel_source_dir)

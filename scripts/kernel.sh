@@ -6,6 +6,7 @@
 #
 #   release   Linux 6.12 with kernel/overlay, kernel/patches, include/uapi and drivers/net/mlx5-quic
 #   debug     the same with KASAN, lockdep, kmemleak, UBSAN, ...
+#   fuzz      debug with KCOV in what ./run fuzz kernel is after
 #   vanilla   Linux 6.12 as it comes, same configuration as release
 #   stock     Debian's own linux-image-6.12; stock-6.1 likewise
 #
@@ -21,7 +22,12 @@ KERNEL_KEEP=8
 KERNEL_BUILD_REVISION=1
 
 # Object files of a full build, for the progress line only.
-declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [vanilla]=1900)
+declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [fuzz]=1950 [vanilla]=1900)
+
+# What KCOV instruments in the kernel fuzz: what we add, and the files of the network core that it is
+# entangled with. By object name, so others of the same name are instrumented too.
+KERNEL_FUZZ_OBJECTS=(sadb send guard validate software sockopt netlink netlink-gen device stats udp_crypto
+    udp udp_offload ip_output ip6_output icmp genetlink skbuff datagram)
 
 # Prints what identifies the kernel source.
 kernel_source_id() {
@@ -52,7 +58,14 @@ kernel_inputs() {
 kernel_fragments() {
     printf '%s\n' "$ROOT/kernel/config/base.config"
     [[ $1 = vanilla ]] || printf '%s\n' "$ROOT/kernel/config/offload.config"
-    [[ $1 != debug ]] || printf '%s\n' "$ROOT/kernel/config/debug.config"
+    [[ $1 != debug && $1 != fuzz ]] || printf '%s\n' "$ROOT/kernel/config/debug.config"
+    [[ $1 != fuzz ]] || printf '%s\n' "$ROOT/kernel/config/fuzz.config"
+}
+
+# Prints the variables that make gets for a variant.
+kernel_variables() {
+    [[ $1 = fuzz ]] || return 0
+    printf 'KCOV_INSTRUMENT_%s.o=y\n' "${KERNEL_FUZZ_OBJECTS[@]}"
 }
 
 kernel_key() {
@@ -65,6 +78,7 @@ kernel_key() {
         gcc --version | head -n 1
         printf 'revision %s\n' "$KERNEL_BUILD_REVISION"
         hash_files "${inputs[@]}" "${fragments[@]}"
+        kernel_variables "$variant"
     } | key_of
 }
 
@@ -221,7 +235,7 @@ kernel_configure() {
 }
 
 kernel_compile() {
-    local variant=$1 result=$2 pristine=$3 fragments=()
+    local variant=$1 result=$2 pristine=$3 fragments=() variables=()
     local work tree tmp=$result.tmp
     work=$CACHE/work/kernel-$variant
     tree=$work/tree
@@ -235,7 +249,8 @@ kernel_compile() {
     tree_sync "$pristine" "$work"
     mapfile -t fragments < <(kernel_fragments "$variant")
     kernel_configure "$work" "${fragments[@]}"
-    kernel_make "$tree" bzImage modules
+    mapfile -t variables < <(kernel_variables "$variant")
+    kernel_make "$tree" "${variables[@]}" bzImage modules
     rm -rf "$tmp"
     mkdir -p "$tmp"
     kernel_make "$tree" -s INSTALL_HDR_PATH="$tmp" headers_install
@@ -286,12 +301,12 @@ kernel_source_ensure() {
 kernel_ensure() {
     local variant=$1 result
     case $variant in
-    release | debug | vanilla) ;;
+    release | debug | fuzz | vanilla) ;;
     stock | stock-6.1)
         stock_kernel_ensure "$variant"
         return
         ;;
-    *) die "unknown kernel '$variant' (release, debug, vanilla, stock, stock-6.1)" ;;
+    *) die "unknown kernel '$variant' (release, debug, fuzz, vanilla, stock, stock-6.1)" ;;
     esac
     result=$CACHE/kernels/$variant-$(kernel_key "$variant") || exit 1
     if [[ ! -f $result/bzImage ]]; then

@@ -12,6 +12,8 @@ usage: scripts/lint.sh CHECK...
   shell    shellcheck on every script
   format   clang-format on the C++ sources (.clang-format); the kernel's C has checkpatch instead
   man      mandoc on the manual pages
+  tidy     clang-tidy (.clang-tidy) on the C++ that faces a guest or the network: the device model, the
+           helper library, quic-sadb-ctl, the fuzzers. Wants the userspace built
   spdx     every file names its licence; no path of a build machine got in
 END
 }
@@ -58,6 +60,17 @@ lint_man() {
     echo "${#pages[@]} pages checked"
 }
 
+lint_tidy() {
+    local sources=() database=$BUILD/cmake
+    [[ -f $database/compile_commands.json ]] || { echo 'no compile_commands.json: ./run build userspace'; return 1; }
+    command -v clang-tidy >/dev/null || { echo 'clang-tidy is missing: ./run build packages'; return 1; }
+    mapfile -t sources < <(files 'sim/core/src/*.cc' 'tools/*.cc')
+    cd "$ROOT"
+    printf '%s\n' "${sources[@]}" |
+        xargs -P "$JOBS" -n 1 clang-tidy -p "$database" --quiet --warnings-as-errors='*' 2>/dev/null
+    echo "${#sources[@]} sources checked"
+}
+
 lint_spdx() {
     local file bad=0 count=0 home
     home=$(printf '%s' '/ro' 'ot/' '|/wo' 'rk/')
@@ -83,7 +96,7 @@ lint_spdx() {
 for check in "$@"; do
     case $check in
     --help | -h) usage ;;
-    shell | format | spdx | man) "lint_$check" ;;
+    shell | format | spdx | man | tidy) "lint_$check" ;;
     *) die "unknown check '$check' (scripts/lint.sh --help)" ;;
     esac
 done

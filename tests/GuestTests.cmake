@@ -145,6 +145,13 @@ endif()
 add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS stress long)
 add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 1200 LABELS stress long)
 
+# A short storm; QUIC_STORM_PACKETS=1000000 and other seeds for the long one (docs/hardening.md).
+add_guest_test(NAME stress.storm COMMAND storm_test KERNEL release TIMEOUT 1500 LABELS stress long)
+add_guest_test(NAME stress.storm.debug COMMAND storm_test KERNEL debug TIMEOUT 3000 LABELS stress long
+               ENV QUIC_STORM_PACKETS=6000)
+# Each allocation and each copy from user space on the way fails once.
+add_guest_test(NAME fault COMMAND fault_test KERNEL debug TIMEOUT 3000 LABELS fault long)
+
 # --- the kernel's own selftests -------------------------------------------------------------------
 foreach(case udpgso udpgso_bench cmsg_so_mark cmsg_time cmsg_ipv6 msg_zerocopy tls)
   add_test(NAME selftests.${case} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/selftests/compare ${case})

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// quic-browser: lets headless Chromium load a page over HTTP/3, by way of its DevTools protocol, and
-// tells what came of it.
+// quic-browser: lets headless Chromium load a page over HTTP/3, by way of its DevTools protocol,
+// and tells what came of it.
 //
-// usage: quic-browser --url URL --key-hash HASH --download PATH --folder FOLDER [--chromium PROGRAM]
+// usage: quic-browser --url URL --key-hash HASH --download PATH --folder FOLDER [--chromium
+// PROGRAM]
 //   --url       https://HOST:PORT/... of the example server's status page; QUIC is forced on for it
 //   --key-hash  SHA-256 of the server's public key in base64, as the server prints it
 //   --download  path on the server that the page is to download
 //   --folder    gets screenshot.png, netlog.json and the browser's profile
 // Prints one JSON object: what the page says of itself, each request as the network stack saw it,
-// and what the net log holds. Exit status: 0 when the page was loaded and could be asked, whatever it
-// said; 1 when not; 2 for wrong usage.
+// and what the net log holds. Exit status: 0 when the page was loaded and could be asked, whatever
+// it said; 1 when not; 2 for wrong usage.
 #include <nlohmann/json.hpp>
 
 #include <array>
@@ -128,7 +129,8 @@ Browser::Browser(const Arguments &arguments) {
         // Out of the way of 3 and 4 first, where the browser looks for them.
         const int in = fcntl(commands[0], F_DUPFD, 10);
         const int out = fcntl(answers[1], F_DUPFD, 10);
-        const int log = open((folder + "/chromium.log").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+        const int log =
+            open((folder + "/chromium.log").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
         if (in < 0 || out < 0 || log < 0 || dup2(in, 3) < 0 || dup2(out, 4) < 0 ||
             dup2(log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0)
             _exit(126);
@@ -220,7 +222,8 @@ void Browser::close() {
     pid_ = -1;
 }
 
-// --- what is looked at ----------------------------------------------------------------------------
+// --- what is looked at
+// ----------------------------------------------------------------------------
 
 // Requests as the browser's network stack reports them.
 class Requests {
@@ -263,9 +266,8 @@ class Requests {
 // Runs @expression in the page; promises are waited for.
 Json evaluate(Browser &browser, const std::string &expression) {
     const Json result =
-        browser.call("Runtime.evaluate", {{"expression", expression},
-                                          {"awaitPromise", true},
-                                          {"returnByValue", true}});
+        browser.call("Runtime.evaluate",
+                     {{"expression", expression}, {"awaitPromise", true}, {"returnByValue", true}});
     if (result.contains("exceptionDetails"))
         throw std::runtime_error("in the page: " + result["exceptionDetails"].dump());
     return result["result"].contains("value") ? result["result"]["value"] : Json();
@@ -315,8 +317,8 @@ Json read_net_log(const std::filesystem::path &file) {
     }
     Json selected = Json::object();
     for (const auto &[name, count] : counts)
-        for (const char *prefix : {"QUIC_", "HTTP3_", "HTTP2_", "TCP_CONNECT", "SSL_CONNECT", "CERT_",
-                                   "HTTP_TRANSACTION_QUIC", "UDP_"})
+        for (const char *prefix : {"QUIC_", "HTTP3_", "HTTP2_", "TCP_CONNECT", "SSL_CONNECT",
+                                   "CERT_", "HTTP_TRANSACTION_QUIC", "UDP_"})
             if (name.starts_with(prefix))
                 selected[name] = count;
     return {{"sessions", sessions}, {"bytes_received", received}, {"events", selected}};
@@ -330,9 +332,8 @@ void run(const Arguments &arguments) {
     };
     const Json version = browser.call("Browser.getVersion");
     const Json target = browser.call("Target.createTarget", {{"url", "about:blank"}});
-    browser.use_session(
-        browser.call("Target.attachToTarget",
-                     {{"targetId", target["targetId"]}, {"flatten", true}})["sessionId"]);
+    browser.use_session(browser.call("Target.attachToTarget", {{"targetId", target["targetId"]},
+                                                               {"flatten", true}})["sessionId"]);
     browser.call("Page.enable");
     browser.call("Network.enable");
     browser.call("Emulation.setDeviceMetricsOverride",
@@ -367,8 +368,7 @@ void run(const Arguments &arguments) {
             counters,
         };
     })())");
-    const Json screenshot =
-        browser.call("Page.captureScreenshot", {{"format", "png"}});
+    const Json screenshot = browser.call("Page.captureScreenshot", {{"format", "png"}});
     std::ofstream png(arguments.folder / "screenshot.png", std::ios::binary);
     png << decode_base64(screenshot["data"].get<std::string>());
     png.close();

@@ -212,8 +212,9 @@ int main(int argc, char **argv) {
             capture.clear();
     }
     if (capture.empty() || content.empty() || !server.valid()) {
-        std::fprintf(stderr,
-                     "usage: quic-wire-audit --capture FILE --server-port N[-LAST] --content FILE\n");
+        std::fprintf(
+            stderr,
+            "usage: quic-wire-audit --capture FILE --server-port N[-LAST] --content FILE\n");
         return 2;
     }
     return audit(capture, server, content);

@@ -23,18 +23,26 @@ class FakeHost final : public Host {
     explicit FakeHost(std::size_t size = 32U << 20) : memory_(size) {}
 
     bool dma_read(GuestAddr addr, std::span<std::uint8_t> dst) override {
+        if (on_dma)
+            on_dma(addr, dst);
         if (!inside(addr, dst.size()))
             return false;
         std::memcpy(dst.data(), at(addr.value), dst.size());
         return true;
     }
     bool dma_write(GuestAddr addr, std::span<const std::uint8_t> src) override {
+        if (on_dma)
+            on_dma(addr, src);
         if (!inside(addr, src.size()))
             return false;
         std::memcpy(at(addr.value), src.data(), src.size());
         return true;
     }
-    void msix_raise(unsigned vector) override { interrupts.push_back(vector); }
+    void msix_raise(unsigned vector) override {
+        interrupts.push_back(vector);
+        if (on_interrupt)
+            on_interrupt();
+    }
     void wire_tx(std::span<const std::uint8_t> frame) override {
         if (keep_frames)
             wire.emplace_back(frame.begin(), frame.end());
@@ -67,6 +75,9 @@ class FakeHost final : public Host {
     std::deque<std::vector<std::uint8_t>> wire;
     bool keep_frames = true; ///< in `wire`; a measurement has no use for them
     std::function<void(std::span<const std::uint8_t>)> on_wire_tx;
+    /// Before each access in either direction: other things may be at the address than memory.
+    std::function<void(GuestAddr, std::span<const std::uint8_t>)> on_dma;
+    std::function<void()> on_interrupt;
     std::vector<std::string> logs;
     std::uint64_t now_ns = 1'000'000'000;
     std::uint64_t deadline = UINT64_MAX;

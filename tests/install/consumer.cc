@@ -13,7 +13,8 @@ int main() {
         return 1;
     const auto capabilities = udp_quic_offload::probe(fd);
     if (capabilities)
-        std::printf("udp-quic-offload: ciphers %#x\n", static_cast<unsigned>(capabilities->ciphers));
+        std::printf("udp-quic-offload: ciphers %#x\n",
+                    static_cast<unsigned>(capabilities->ciphers));
     else
         std::printf("udp-quic-offload: %s\n", std::strerror(capabilities.error()));
     ::close(fd);

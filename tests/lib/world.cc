@@ -52,7 +52,31 @@ std::map<std::string, std::uint64_t> ethtool_statistics(const std::string &devic
 
 namespace {
 
-// The guest's own devices are where its first process is.
+const std::string kAddressesA =
+    "ip addr add 10.1.1.1/24 brd + dev va; ip addr add fd01::1/64 dev va nodad";
+const std::string kAddressesB =
+    "ip addr add 10.1.1.2/24 brd + dev vb; ip addr add fd01::2/64 dev vb nodad";
+
+// The names that the two devices have outside of the test: QUIC_TEST_NIC=NAME,NAME; "connectx"
+// means those of tests/nic/guest.
+std::pair<std::string, std::string> nic_names() {
+    const char *text = std::getenv("QUIC_TEST_NIC");
+    const std::string value = text != nullptr ? text : "";
+    if (value == "connectx")
+        return {"eth0", "eth1"};
+    const auto comma = value.find(',');
+    const auto good = [](const std::string &name) {
+        return !name.empty() && name.size() < IF_NAMESIZE &&
+               name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                      "0123456789_.-") == std::string::npos;
+    };
+    if (comma == std::string::npos || !good(value.substr(0, comma)) ||
+        !good(value.substr(comma + 1)))
+        throw std::runtime_error("QUIC_TEST_NIC: not two devices, as in eth0,eth1: " + value);
+    return {value.substr(0, comma), value.substr(comma + 1)};
+}
+
+// The machine's own devices are where its first process is.
 UniqueFd first_namespace() {
     UniqueFd fd(::open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC));
     if (fd.get() < 0)
@@ -65,15 +89,18 @@ UniqueFd first_namespace() {
 void World::take_connectx() {
     const UniqueFd first = first_namespace();
     const InNamespace inside(first.get());
-    command("ip link set eth0 down; ip link set eth1 down; ip link set eth0 name va netns " +
-            a.path() + "; ip link set eth1 name vb netns " + b.path());
+    const auto [name_a, name_b] = nic_names();
+    command("ip link set " + name_a + " down; ip link set " + name_b + " down; ip link set " +
+            name_a + " name va netns " + a.path() + "; ip link set " + name_b + " name vb netns " +
+            b.path());
     has_connectx_ = true;
 }
 
 void World::give_back_connectx() {
     has_connectx_ = false;
+    const auto [name_a, name_b] = nic_names();
     for (const auto &[ns, device, back] :
-         {std::tuple{&a, "va", "eth0"}, std::tuple{&b, "vb", "eth1"}})
+         {std::tuple{&a, "va", name_a}, std::tuple{&b, "vb", name_b}})
         ns->command(std::string("tc qdisc del dev ") + device + " root 2>/dev/null || true; " +
                     "tc qdisc del dev " + device + " clsact 2>/dev/null || true; " +
                     "ip link set " + device + " down; ip link set " + device + " nomaster; " +
@@ -96,23 +123,18 @@ void World::make_netdevsim(const NetNamespace &ns, unsigned id, const std::strin
 }
 
 World::World(Wire wire) : wire_(wire) {
-    const std::string addresses_a =
-        "ip addr add 10.1.1.1/24 brd + dev va; ip addr add fd01::1/64 dev va nodad";
-    const std::string addresses_b =
-        "ip addr add 10.1.1.2/24 brd + dev vb; ip addr add fd01::2/64 dev vb nodad";
     if (wire == Wire::kVeth) {
         a.command("ip link add va type veth peer name vb netns " + b.path() +
-                  "; ip link set va up; " + addresses_a);
-        b.command("ip link set vb up; " + addresses_b);
+                  "; ip link set va up; " + kAddressesA);
+        b.command("ip link set vb up; " + kAddressesB);
     } else if (wire == Wire::kConnectx) {
         take_connectx();
         for (const auto &[ns, device] : {std::pair{&a, "va"}, std::pair{&b, "vb"}})
             ns->command(std::string("ethtool -K ") + device +
-                        " udp-crypto-hw-tx-offload on tx on sg on gso on tx-udp-segmentation on "
-                        ">/dev/null; ip link set " +
-                        device + " mtu 1500 up");
-        a.command(addresses_a);
-        b.command(addresses_b);
+                        " udp-crypto-hw-tx-offload on tx on sg on gso on; ethtool -K " + device +
+                        " tx-udp-segmentation on || true; ip link set " + device + " mtu 1500 up");
+        a.command(kAddressesA);
+        b.command(kAddressesB);
         const auto carrier = [](const NetNamespace &ns, const char *device) {
             return ns.command(std::string("ip -br link show ") + device).find("LOWER_UP") !=
                    std::string::npos;
@@ -120,23 +142,33 @@ World::World(Wire wire) : wire_(wire) {
         if (!eventually([&] { return carrier(a, "va") && carrier(b, "vb"); }))
             throw std::runtime_error("the link does not come up");
     } else {
-        static unsigned next_id = 1;
-        first_id_ = next_id;
-        next_id += 2;
-        make_netdevsim(a, first_id_, "va");
-        make_netdevsim(b, first_id_ + 1, "vb");
-        const auto index = [](const NetNamespace &ns, const char *device) {
-            const InNamespace inside(ns);
-            return std::to_string(::if_nametoindex(device));
-        };
-        write_file("/sys/bus/netdevsim/link_device", std::to_string(a.fd()) + ":" + index(a, "va") +
-                                                         " " + std::to_string(b.fd()) + ":" +
-                                                         index(b, "vb"));
-        a.command(std::string("ethtool -K va udp-crypto-hw-tx-offload on tx-udp-segmentation ") +
-                  (wire == Wire::kOffload ? "on" : "off"));
-        a.command(addresses_a);
-        b.command(addresses_b);
+        make_netdevsims();
     }
+    listen();
+}
+
+void World::make_netdevsims() {
+    static unsigned next_id = 1;
+    first_id_ = next_id;
+    next_id += 2;
+    make_netdevsim(a, first_id_, "va");
+    make_netdevsim(b, first_id_ + 1, "vb");
+    const auto index = [](const NetNamespace &ns, const char *device) {
+        const InNamespace inside(ns);
+        return std::to_string(::if_nametoindex(device));
+    };
+    write_file("/sys/bus/netdevsim/link_device", std::to_string(a.fd()) + ":" + index(a, "va") +
+                                                     " " + std::to_string(b.fd()) + ":" +
+                                                     index(b, "vb"));
+    a.command(std::string("ethtool -K va udp-crypto-hw-tx-offload on tx-udp-segmentation ") +
+              (wire_ == Wire::kOffload ? "on" : "off"));
+    a.command(kAddressesA);
+    b.command(kAddressesB);
+}
+
+void World::replace_devices() {
+    remove_devices();
+    make_netdevsims();
     listen();
 }
 

@@ -20,11 +20,11 @@ enum class Wire {
     kVeth,                  // no offload: protected in software before IP
     kOffload,               // netdevsim with the offload and UDP segmentation
     kOffloadNoSegmentation, // netdevsim with the offload alone: the stack segments batches
-    kConnectx, // two mlx5 devices with a real wire between them, as tests/nic/guest has
+    kConnectx, // two devices of the machine with a real wire between them, as tests/nic/guest has
 };
 const char *name(Wire wire);
 // Those that a test runs over: the first three, or kConnectx alone where the guest has such devices
-// (QUIC_TEST_NIC in the environment).
+// (QUIC_TEST_NIC=NAME,NAME in the environment).
 std::vector<Wire> all_wires();
 
 // Counters of `ethtool -S`, by name; absent ones are 0. In the calling thread's namespace.
@@ -40,6 +40,8 @@ class World {
     Wire wire() const { return wire_; }
     // Takes the devices away from both hosts (not with kVeth).
     void remove_devices();
+    // Takes them away and makes new ones, with the same names and addresses.
+    void replace_devices();
     // The Ethernet address of a device.
     static std::string mac(const NetNamespace &ns, const std::string &device);
     std::uint64_t count_a(const std::string &name) const;
@@ -57,6 +59,7 @@ class World {
 
   private:
     void make_netdevsim(const NetNamespace &ns, unsigned id, const std::string &device);
+    void make_netdevsims();
     void take_connectx();
     void give_back_connectx();
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// What an administrator can see of the offload at work: tracepoints, drop reasons, the SAs of a socket. And what nobody
-// can: keys.
+// What an administrator can see of the offload at work: tracepoints, drop reasons, the SAs of a
+// socket. And what nobody can: keys.
 #include <algorithm>
 #include <filesystem>
 #include <sstream>
@@ -55,8 +55,8 @@ class Tracing {
     static std::string raw() {
         std::string bytes;
         for (const auto &cpu : std::filesystem::directory_iterator(kTracing + "per_cpu")) {
-            const UniqueFd fd(::open((cpu.path() / "trace_pipe_raw").c_str(),
-                                     O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+            const UniqueFd fd(
+                ::open((cpu.path() / "trace_pipe_raw").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
             std::vector<char> page(1 << 16);
             for (ssize_t n = 0; (n = ::read(fd.get(), page.data(), page.size())) > 0;)
                 bytes.append(page.data(), static_cast<std::size_t>(n));
@@ -103,7 +103,9 @@ TEST_F(Observe, TheLifeOfAnSaInTheTrace) {
     const std::uint32_t sa = add_sa_index(sender, 1, keys, 0, 1000);
     const std::string inode = inode_of(sender);
     for (std::uint64_t pn : {1, 2, 3}) {
-        EXPECT_GT(send(sender, make_packet(kShape, pn, 1000), Control().quic(pn, sa, kShape.pn_offset())), 0);
+        EXPECT_GT(
+            send(sender, make_packet(kShape, pn, 1000), Control().quic(pn, sa, kShape.pn_offset())),
+            0);
         EXPECT_TRUE(receive(loopback.receiver.get()).has_value());
     }
     ASSERT_EQ(del_sa(sender, 1), 0);
@@ -167,8 +169,7 @@ TEST_F(ObserveWorld, DropsHaveReasons) {
     const auto drops = Tracing::lines("udp_crypto_drop");
     ASSERT_EQ(drops.size(), 2U);
     EXPECT_EQ(fields(drops, "packets"), (std::vector<std::string>{"1", "5"}));
-    EXPECT_EQ(fields(drops, "sa"),
-              (std::vector<std::string>(2, std::to_string(flow.sa()))));
+    EXPECT_EQ(fields(drops, "sa"), (std::vector<std::string>(2, std::to_string(flow.sa()))));
     for (const std::string &line : drops)
         EXPECT_TRUE(line.ends_with("reason: UDP_CRYPTO_NO_SA")) << line;
     const auto freed = Tracing::lines("kfree_skb");
@@ -190,7 +191,9 @@ TEST_F(Observe, SocketsAndTheirSas) {
     bind_to(other.get(), Address::v6("::1", 0));
     add_sa_index(other.get(), 1, keys_of_seed(Cipher::kChaCha20Poly1305, 3));
     const UniqueFd none = udp_socket(AF_INET);
-    EXPECT_GT(send(sender, make_packet(kShape, 9, 1000), Control().quic(9, first, kShape.pn_offset())), 0);
+    EXPECT_GT(
+        send(sender, make_packet(kShape, 9, 1000), Control().quic(9, first, kShape.pn_offset())),
+        0);
 
     const auto show = [](const std::vector<std::string> &more) {
         std::vector<std::string> arguments{"--json", "socket", "show"};

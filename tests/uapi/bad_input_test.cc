@@ -112,6 +112,23 @@ class BadInput : public testing::TestWithParam<Family> {
 INSTANTIATE_TEST_SUITE_P(Families, BadInput, testing::ValuesIn(kAllFamilies),
                          [](const auto &info) { return name(info.param); });
 
+// Data is corked, and the message says a length that it has not: it is refused all the same, and
+// what it came with is not appended to the rest.
+TEST_P(BadInput, CorkedWithAMessageOfTheWrongLength) {
+    const Bytes first(100, 0x11);
+    for (std::size_t length : {std::size_t{0}, sizeof(cmsghdr) - 1, std::size_t{10000}}) {
+        ASSERT_EQ(send(fd(), first, Control(), to(), MSG_MORE), 100);
+        Control control = good();
+        std::memcpy(control.bytes().data(), &length, sizeof(length)); // cmsg_len
+        EXPECT_EQ(send(fd(), packet(kPn), control, to(), MSG_MORE), -EBUSY) << length;
+        ASSERT_EQ(send(fd(), Bytes(1, 0x11), Control(), to()), 1);
+        const auto corked = receive(loopback_.receiver.get());
+        ASSERT_TRUE(corked.has_value());
+        EXPECT_EQ(*corked, Bytes(101, 0x11)) << length;
+        expect_works();
+    }
+}
+
 // --- the control message itself -------------------------------------------------------------
 
 TEST_P(BadInput, MessageTooShort) {

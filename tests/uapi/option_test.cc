@@ -454,6 +454,66 @@ TEST_P(Option, TableFull) {
     });
 }
 
+// One user of a namespace cannot take it all.
+TEST_P(Option, LimitPerUid) {
+    const NetNamespace fresh;
+    fresh.run([] {
+        write_file("/proc/sys/net/ipv4/udp_crypto_max_sa_per_uid", "3");
+        UniqueFd fd = udp_socket(GetParam());
+        struct udp_crypto_caps caps {};
+        ASSERT_EQ(get_caps(fd.get(), &caps), 0);
+        EXPECT_EQ(caps.max_sa_per_uid, 3U);
+        UniqueFd second = udp_socket(GetParam());
+        ASSERT_EQ(add_sa(fd.get(), 1, some_keys()), 0);
+        ASSERT_EQ(add_sa(fd.get(), 2, some_keys()), 0);
+        ASSERT_EQ(add_sa(second.get(), 1, some_keys()), 0);
+        const Statistics full = Statistics::read();
+        EXPECT_EQ(add_sa(fd.get(), 3, some_keys()), -EDQUOT);
+        EXPECT_EQ(add_sa(second.get(), 3, some_keys()), -EDQUOT);
+        EXPECT_EQ(Statistics::read().all(), full.all());
+        // The name is checked first.
+        EXPECT_EQ(add_sa(fd.get(), 1, some_keys()), -EEXIST);
+        // It is a limit of each user, by the owner of the socket.
+        UniqueFd others = udp_socket(GetParam());
+        ASSERT_EQ(::fchown(others.get(), 1000, 1000), 0);
+        for (std::uint64_t cookie = 1; cookie <= 3; ++cookie)
+            EXPECT_EQ(add_sa(others.get(), cookie, some_keys()), 0);
+        EXPECT_EQ(add_sa(others.get(), 4, some_keys()), -EDQUOT);
+        // Deleted or closed, they count no more; also where the socket changed hands meanwhile.
+        ASSERT_EQ(::fchown(others.get(), 1001, 1001), 0);
+        EXPECT_EQ(add_sa(others.get(), 4, some_keys()), 0);
+        ASSERT_EQ(del_sa(others.get(), 1), 0);
+        ASSERT_EQ(::fchown(others.get(), 1000, 1000), 0);
+        EXPECT_EQ(add_sa(others.get(), 5, some_keys()), 0);
+        EXPECT_EQ(add_sa(others.get(), 6, some_keys()), -EDQUOT);
+        others.reset();
+        second.reset();
+        EXPECT_TRUE(eventually([] { return Statistics::read()["SaCurr"] == 2; }));
+        EXPECT_EQ(add_sa(fd.get(), 3, some_keys()), 0);
+        EXPECT_EQ(add_sa(fd.get(), 4, some_keys()), -EDQUOT);
+        write_file("/proc/sys/net/ipv4/udp_crypto_max_sa_per_uid", "4");
+        EXPECT_EQ(add_sa(fd.get(), 4, some_keys()), 0);
+    });
+}
+
+// Longer than any structure will ever be: refused whatever is in it, and not looked through.
+TEST_P(Option, FarTooLong) {
+    for (std::size_t size : {4097, 1 << 20}) {
+        Bytes bytes = bytes_of(sa_request(5, some_keys()));
+        bytes.resize(size);
+        EXPECT_EQ(set_bytes(fd(), bytes), -E2BIG) << size;
+        bytes.resize(4096);
+        EXPECT_EQ(set_bytes(fd(), bytes), 0) << size;
+        Bytes show = bytes_of(request(UDP_CRYPTO_OP_GET_SA, 5));
+        show.resize(size);
+        auto length = static_cast<socklen_t>(show.size());
+        EXPECT_EQ(get_state(fd(), show.data(), &length), -E2BIG) << size;
+        length = 4096;
+        EXPECT_EQ(get_state(fd(), show.data(), &length), 0) << size;
+        ASSERT_EQ(del_sa(fd(), 5), 0);
+    }
+}
+
 TEST_P(Option, LimitOfZeroRefusesAll) {
     const NetNamespace fresh;
     fresh.run([] {

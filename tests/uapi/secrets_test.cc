@@ -4,6 +4,7 @@
 // memory, read through /proc/kcore, and everything the kernel writes about the socket.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <random>
 
 #include <elf.h>
@@ -261,6 +262,78 @@ TEST_F(Secrets, InlineKeysLeaveNothingBehind) {
     for (std::size_t i = 0; i < after.size(); ++i)
         EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of "
                                 << name(kAllCiphers[i / 2]) << " is still in memory";
+}
+
+// Sends with inline keys that are refused, at every stage on the way to the message and behind it.
+TEST_F(Secrets, RefusedInlineKeysLeaveNothingBehind) {
+    struct Refusal {
+        const char *what;
+        int error;
+        std::function<void(udp_quic_crypto_inline &, cmsghdr &, msghdr &, int &flags)> spoil;
+    };
+    Loopback loopback(Family::kIpv4, true);
+    const PacketShape shape{};
+    const Bytes plain = make_packet(shape, 0, 1000);
+    static Bytes far_too_long(70000, 0);
+    const std::vector<Refusal> refusals{
+        {"unknown flag", -EINVAL, [](auto &c, auto &, auto &, int &) { c.crypto.flags = 0x8000; }},
+        {"unknown cipher", -EOPNOTSUPP, [](auto &c, auto &, auto &, int &) { c.keys.cipher = 99; }},
+        {"not the marker", -E2BIG, [](auto &c, auto &, auto &, int &) { c.crypto.sa = 1; }},
+        {"length of the message", -EINVAL,
+         [](auto &, cmsghdr &c, auto &, int &) { c.cmsg_len = 5000; }},
+        {"not ours", -EINVAL, [](auto &, cmsghdr &c, auto &, int &) { c.cmsg_type = 99; }},
+        {"too long", -EMSGSIZE,
+         [](auto &, auto &, msghdr &m, int &) {
+             m.msg_iov->iov_base = far_too_long.data();
+             m.msg_iov->iov_len = far_too_long.size();
+         }},
+        {"out of band", -EOPNOTSUPP, [](auto &, auto &, auto &, int &flags) { flags = MSG_OOB; }},
+        {"corked", -EBUSY, [](auto &, auto &, auto &, int &flags) { flags = MSG_MORE; }},
+        {"wrong number", -EBADMSG, [](auto &c, auto &, auto &, int &) { c.crypto.pn = 77; }},
+        {"no memory at the address", -EFAULT,
+         [](auto &, auto &, msghdr &m, int &) { m.msg_iov->iov_base = nullptr; }},
+    };
+    std::random_device seed;
+    std::vector<Secret> secrets;
+    for (std::size_t i = 0; i < 2 * refusals.size(); ++i)
+        secrets.emplace_back((std::uint64_t{seed()} << 32) | seed());
+    for (std::size_t i = 0; i < refusals.size(); ++i) {
+        auto *cmsg = reinterpret_cast<cmsghdr *>(page_);
+        cmsg->cmsg_level = SOL_UDP;
+        cmsg->cmsg_type = UDP_QUIC_CRYPTO;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(struct udp_quic_crypto_inline));
+        auto *crypto = reinterpret_cast<struct udp_quic_crypto_inline *>(page_ + CMSG_LEN(0));
+        crypto->crypto.sa = UDP_QUIC_CRYPTO_SA_INLINE;
+        crypto->crypto.pn_offset = static_cast<std::uint16_t>(shape.pn_offset());
+        crypto->keys.cipher = UDP_QUIC_CIPHER_AES_256_GCM;
+        std::uint8_t bytes[kSecret];
+        secrets[2 * i].reveal(bytes);
+        std::memcpy(crypto->keys.key, bytes, kSecret);
+        secrets[2 * i + 1].reveal(bytes);
+        std::memcpy(crypto->keys.hp_key, bytes, kSecret);
+        iovec data{const_cast<std::uint8_t *>(plain.data()), plain.size()};
+        msghdr header{};
+        header.msg_iov = &data;
+        header.msg_iovlen = 1;
+        header.msg_control = page_;
+        header.msg_controllen = CMSG_SPACE(sizeof(struct udp_quic_crypto_inline));
+        int flags = 0;
+        refusals[i].spoil(*crypto, *cmsg, header, flags);
+        const ssize_t sent = ::sendmsg(loopback.sender.get(), &header, flags);
+        const int error = errno;
+        ::explicit_bzero(bytes, sizeof(bytes));
+        ::explicit_bzero(page_, 4096);
+        clear_vector_registers();
+        EXPECT_EQ(sent, -1) << refusals[i].what;
+        EXPECT_EQ(-error, refusals[i].error) << refusals[i].what;
+    }
+    std::vector<const Secret *> pointers;
+    for (const Secret &secret : secrets)
+        pointers.push_back(&secret);
+    const std::vector<unsigned> after = scan_until_gone(pointers);
+    for (std::size_t i = 0; i < after.size(); ++i)
+        EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet")
+                                << " key: " << refusals[i / 2].what << ": is still in memory";
 }
 
 // Of requests that the netlink family takes, and that it, its policy or genetlink refuses.

@@ -80,9 +80,8 @@ void find_processes(std::map<std::uint64_t, SocketInfo> &sockets) {
             const std::string target = fs::read_symlink(fd->path(), closed).string();
             if (closed || !target.starts_with(kPrefix) || target.back() != ']')
                 continue;
-            const auto inode = number<std::uint64_t>(
-                std::string_view(target).substr(kPrefix.size(),
-                                                target.size() - kPrefix.size() - 1));
+            const auto inode = number<std::uint64_t>(std::string_view(target).substr(
+                kPrefix.size(), target.size() - kPrefix.size() - 1));
             const auto found = inode ? sockets.find(*inode) : sockets.end();
             if (found == sockets.end() || !seen.insert(*inode).second)
                 continue;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Whose a socket is, and where it is bound: what the netlink family tells of a socket is its inode, as ss(8) and
-// /proc have it.
+// Whose a socket is, and where it is bound: what the netlink family tells of a socket is its inode,
+// as ss(8) and /proc have it.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: GPL-2.0
+//
+// The plaintext proof: a storm of packets in every form of send, while features are switched, SAs
+// come and go, sockets close, routes move, queues drop, duplicate, delay and reorder, links flap
+// and devices vanish. One thread does all of it in an order that a seed decides: the same seed, the
+// same storm.
+//
+//     QUIC_STORM_SEED     default 1
+//     QUIC_STORM_PACKETS  of each wire; default 20000
+//
+// What is to hold at the end of each spell: nobody, on any device of either host, has heard
+// plaintext; whatever arrived decrypts to what was sent; no packet number was used for two
+// different ciphertexts; and the books balance: each packet that sendmsg() took has arrived, or is
+// counted by a counter that has a name.
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <random>
+#include <sstream>
+#include <unordered_map>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include "world.h"
+
+#ifndef SO_ZEROCOPY
+#define SO_ZEROCOPY 60
+#endif
+
+namespace quic_test {
+namespace {
+
+std::uint64_t setting(const char *name, std::uint64_t otherwise) {
+    const char *text = std::getenv(name);
+    return text != nullptr ? std::stoull(text) : otherwise;
+}
+
+constexpr PacketShape kShape{.cid_length = 4, .pn_length = 4};
+constexpr std::array<std::size_t, 5> kSizes{24, 100, 600, 1184, 1300};
+constexpr std::uint64_t kNumbersOfGeneration = 1ULL << 24;
+
+// A packet's content follows from its number: whoever receives it knows what it must be.
+Bytes packet_of(std::uint64_t pn, std::size_t size) { return make_packet(kShape, pn, size); }
+
+// One sender, one receiver, and all keys that the sender ever had. Generation g uses the packet
+// numbers from g * kNumbersOfGeneration on.
+class Stream {
+  public:
+    Stream(World &world, unsigned id, std::mt19937_64 &random)
+        : world_(world), id_(id), random_(random) {
+        world.b.run([&] {
+            receiver_ = udp_socket(AF_INET6);
+            set_option(receiver_.get(), SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20);
+            bind_to(receiver_.get(), Address::v6("::", 0));
+            port_ = Address::of_socket(receiver_.get()).port();
+        });
+        open();
+    }
+
+    void open() {
+        world_.a.run([&] {
+            socket_ = udp_socket(AF_INET6);
+            set_option(socket_.get(), SOL_SOCKET, SO_SNDBUFFORCE, 32 << 20);
+            set_option(socket_.get(), SOL_SOCKET, SO_ZEROCOPY, 1);
+        });
+        next_generation();
+    }
+    void close() { socket_.reset(); }
+
+    // New keys, as a key update has them; the old SA stays until somebody deletes it.
+    void next_generation() {
+        keys_.push_back(keys_of_seed(kAllCiphers[random_() % 4], id_ << 20 | keys_.size()));
+        const std::uint64_t cookie = keys_.size() - 1;
+        const bool guard = random_() % 2 == 0;
+        sa_ = add_sa_index(socket_.get(), cookie, keys_.back(),
+                           guard ? UDP_CRYPTO_SA_F_GUARD_PN : 0U);
+        next_pn_ = cookie * kNumbersOfGeneration + random_() % 1000;
+    }
+    void delete_sa() {
+        if (del_sa(socket_.get(), keys_.size() - 1) == 0)
+            next_generation();
+    }
+
+    // One send of @most packets or fewer, form and size at random. Packets that were taken.
+    unsigned send_some(unsigned most) {
+        const bool tag_room = random_() % 2 == 0;
+        const bool inline_keys = random_() % 4 == 0;
+        const bool zerocopy = tag_room && random_() % 3 == 0;
+        const unsigned count = 1 + static_cast<unsigned>(random_() % most);
+        const std::size_t size = kSizes[random_() % kSizes.size()];
+        std::vector<Bytes> packets;
+        for (unsigned i = 0; i < count; ++i)
+            packets.push_back(packet_of(next_pn_ + i, size));
+        data_.push_back(tag_room ? join_with_tag_room(packets) : join_packets(packets));
+        const std::uint16_t flags = tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0;
+        Control control;
+        if (inline_keys)
+            control.quic_inline(next_pn_, keys_.back(), kShape.pn_offset(), flags);
+        else
+            control.quic(next_pn_, sa_, kShape.pn_offset(), flags);
+        if (count > 1)
+            control.gso_size(static_cast<std::uint16_t>(size + UDP_QUIC_TAG_LEN));
+        const Address to =
+            random_() % 2 == 0 ? Address::v6("fd02::1", port_) : Address::mapped("10.2.0.1", port_);
+        const ssize_t result =
+            send(socket_.get(), data_.back(), control, &to, zerocopy ? MSG_ZEROCOPY : 0);
+        const std::uint64_t first = next_pn_;
+        next_pn_ += count; // a number that was refused is not used again, either
+        if (result < 0) {
+            ++refusals[static_cast<int>(-result)];
+            data_.pop_back();
+            return 0;
+        }
+        EXPECT_EQ(result, static_cast<ssize_t>(data_.back().size()));
+        if (!zerocopy)
+            data_.pop_back();
+        for (unsigned i = 0; i < count; ++i)
+            sent_.emplace(first + i, Sent{size, 0});
+        return count;
+    }
+
+    // Takes what has arrived; how many.
+    unsigned drain() {
+        unsigned n = 0;
+        while (const auto wire = receive(receiver_.get(), std::chrono::milliseconds(0))) {
+            ++n;
+            judge(*wire);
+        }
+        return n;
+    }
+
+    // Ends a spell: what has not arrived is lost. How many packets.
+    std::uint64_t settle_books() {
+        std::uint64_t lost = 0;
+        for (const auto &[pn, one] : sent_)
+            lost += one.digest == 0;
+        arrived += sent_.size() - lost;
+        sent_.clear();
+        while (zerocopy_completion(socket_.get(), std::chrono::milliseconds(0))) {
+        }
+        data_.clear(); // queues are empty, so nobody reads these pages any more
+        return lost;
+    }
+
+    std::uint64_t arrived = 0;
+    std::uint64_t duplicates = 0;
+    std::uint64_t wrong = 0;
+    std::uint64_t plaintext = 0;
+    std::uint64_t nonces_reused = 0;
+    std::map<int, unsigned> refusals;
+
+  private:
+    struct Sent {
+        std::size_t size = 0;
+        std::uint64_t digest = 0; // of the ciphertext; 0: has not arrived
+    };
+
+    void judge(const Bytes &wire) {
+        if (contains_plaintext(wire)) {
+            ++plaintext;
+            return;
+        }
+        for (std::size_t g = keys_.size(); g-- > 0;) {
+            const auto opened =
+                unprotect(keys_[g], wire, kShape.pn_offset(),
+                          g == keys_.size() - 1 ? next_pn_ : (g + 1) * kNumbersOfGeneration - 1);
+            if (!opened)
+                continue;
+            const auto sent = sent_.find(opened->pn);
+            if (sent == sent_.end() || opened->packet != packet_of(opened->pn, sent->second.size)) {
+                ++wrong;
+                return;
+            }
+            const std::uint64_t digest =
+                std::hash<std::string_view>{}(
+                    {reinterpret_cast<const char *>(wire.data()), wire.size()}) |
+                1;
+            if (sent->second.digest != 0) {
+                ++duplicates;
+                nonces_reused += sent->second.digest != digest;
+            }
+            sent->second.digest = digest;
+            return;
+        }
+        ++wrong;
+    }
+
+    World &world_;
+    unsigned id_;
+    std::mt19937_64 &random_;
+    UniqueFd socket_;
+    UniqueFd receiver_;
+    std::uint16_t port_ = 0;
+    std::vector<PacketKeys> keys_;
+    std::uint32_t sa_ = 0;
+    std::uint64_t next_pn_ = 0;
+    std::unordered_map<std::uint64_t, Sent> sent_;
+    std::vector<Bytes> data_; // of zero-copy sends, until the spell ends
+};
+
+// Packets of the storm that anything in the kernel has freed unsent, by why: the tracepoint
+// kfree_skb.
+class Freed {
+  public:
+    Freed() {
+        command("mountpoint -q /sys/kernel/tracing || mount -t tracefs t /sys/kernel/tracing");
+        write_file(kTracing + "buffer_size_kb", "16384");
+        write_file(kTracing + "events/skb/kfree_skb/filter",
+                   "protocol == 2048 || protocol == 34525");
+        write_file(kTracing + "events/skb/kfree_skb/enable", "1");
+        write_file(kTracing + "tracing_on", "1");
+        write_file(kTracing + "trace", "");
+    }
+    ~Freed() {
+        try_command("echo 0 > " + kTracing + "events/skb/kfree_skb/enable; echo 0 > " + kTracing +
+                    "events/skb/kfree_skb/filter");
+    }
+    Freed(const Freed &) = delete;
+    Freed &operator=(const Freed &) = delete;
+    static std::map<std::string, std::uint64_t> take() {
+        std::map<std::string, std::uint64_t> out;
+        std::istringstream lines(read_file(kTracing + "trace"));
+        std::string line;
+        while (std::getline(lines, line)) {
+            const auto at = line.find("reason: ");
+            if (line.find("kfree_skb:") != std::string::npos && at != std::string::npos)
+                ++out[line.substr(at + 8)];
+        }
+        write_file(kTracing + "trace", "");
+        return out;
+    }
+
+  private:
+    static inline const std::string kTracing = "/sys/kernel/tracing/";
+};
+
+// Everything that loses packets on purpose or by accident and says so.
+std::map<std::string, std::uint64_t> counters(const World &world) {
+    std::map<std::string, std::uint64_t> out;
+    for (const auto &[ns, host] : {std::pair{&world.a, "a"}, std::pair{&world.b, "b"}}) {
+        const InNamespace inside(*ns);
+        for (const auto &[name, value] : Statistics::read().all())
+            if (name.starts_with("Drop"))
+                out[std::string(host) + "." + name] = value;
+        std::istringstream snmp(
+            command("nstat -asz IpOutDiscards IpInDiscards IpOutNoRoutes "
+                    "Ip6OutDiscards Ip6InDiscards Ip6OutNoRoutes UdpRcvbufErrors "
+                    "Udp6RcvbufErrors UdpInErrors Udp6InErrors 2>/dev/null; true"));
+        std::string name;
+        std::uint64_t value = 0;
+        double rate = 0;
+        std::string line;
+        while (std::getline(snmp, line)) {
+            std::istringstream fields(line);
+            if (!line.starts_with('#') && fields >> name >> value >> rate)
+                out[std::string(host) + "." + name] = value;
+        }
+        std::istringstream qdiscs(
+            command("tc -s qdisc show | sed -n 's/.*(dropped \\([0-9]*\\),.*/\\1/p'"));
+        while (qdiscs >> value)
+            out[std::string(host) + ".qdisc"] += value;
+        std::istringstream devices(command(
+            "for d in /sys/class/net/v*; do echo ${d##*/}.tx $(cat $d/statistics/tx_dropped) "
+            "${d##*/}.rx $(cat $d/statistics/rx_dropped); done"));
+        while (devices >> name >> value)
+            out[std::string(host) + "." + name] = value;
+    }
+    return out;
+}
+
+std::uint64_t grown(const std::map<std::string, std::uint64_t> &before,
+                    const std::map<std::string, std::uint64_t> &after, std::string &which) {
+    std::uint64_t sum = 0;
+    for (const auto &[name, value] : after) {
+        const auto old = before.find(name);
+        const std::uint64_t base = old == before.end() || old->second > value ? 0 : old->second;
+        if (value > base) {
+            sum += value - base;
+            which += " " + name + "+" + std::to_string(value - base);
+        }
+    }
+    return sum;
+}
+
+class Storm : public testing::TestWithParam<Wire> {};
+INSTANTIATE_TEST_SUITE_P(Wires, Storm,
+                         testing::Values(Wire::kVeth, Wire::kOffload, Wire::kOffloadNoSegmentation),
+                         [](const auto &info) { return name(info.param); });
+
+TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
+    const std::uint64_t seed = setting("QUIC_STORM_SEED", 1);
+    const std::uint64_t wanted = setting("QUIC_STORM_PACKETS", 20000);
+    RecordProperty("seed", std::to_string(seed));
+    std::mt19937_64 random(seed);
+    World world(GetParam());
+    // A second way between the hosts, for routes to move to, and the receiver's own address, which
+    // both ways lead to. Neighbours are known: one that has to be asked drops what exceeds its
+    // queue.
+    const std::string second = "ip link add vc type veth peer name vd netns " + world.b.path() +
+                               "; ip link set vc up; ip addr add 10.3.1.1/24 dev vc; "
+                               "ip addr add fd03::1/64 dev vc nodad";
+    world.a.command(second);
+    world.b.command(
+        "ip link set vd up; ip addr add 10.3.1.2/24 dev vd; ip addr add fd03::2/64 dev vd "
+        "nodad; ip addr add 10.2.0.1/32 dev lo; ip addr add fd02::1/128 dev lo");
+    const auto neighbours = [&] {
+        for (const auto &[device, peer, v4, v6] : {std::tuple{"va", "vb", "10.1.1.2", "fd01::2"},
+                                                   std::tuple{"vc", "vd", "10.3.1.2", "fd03::2"}}) {
+            const std::string mac = World::mac(world.b, peer);
+            for (const char *address : {v4, v6})
+                world.a.command(std::string("ip neigh replace ") + address + " lladdr " + mac +
+                                " dev " + device + " nud permanent");
+        }
+    };
+    const auto route = [&](bool by_va) {
+        world.a.command(by_va ? "ip route replace 10.2.0.1 via 10.1.1.2 dev va; "
+                                "ip route replace fd02::1 via fd01::2 dev va"
+                              : "ip route replace 10.2.0.1 via 10.3.1.2 dev vc; "
+                                "ip route replace fd02::1 via fd03::2 dev vc");
+    };
+    neighbours();
+    route(true);
+    world.listen();
+    const Freed freed;
+    std::vector<std::unique_ptr<Stream>> streams;
+    for (unsigned i = 0; i < 6; ++i)
+        streams.push_back(std::make_unique<Stream>(world, i, random));
+
+    const bool simulated = GetParam() != Wire::kVeth;
+    const auto features = [&](const char *which, bool on) {
+        world.a.command(std::string("ethtool -K va ") + which + (on ? " on" : " off") +
+                        " >/dev/null 2>&1 || true");
+    };
+    const auto all_features = [&] {
+        for (const char *which : {"sg", "tx", "gso"})
+            features(which, true);
+        if (simulated) {
+            features("udp-crypto-hw-tx-offload", true);
+            features("tx-udp-segmentation", GetParam() == Wire::kOffload);
+        }
+    };
+    static constexpr std::array<const char *, 8> kQueues{
+        "netem delay 1ms 1ms 25% limit 100000",
+        "netem duplicate 20% limit 100000",
+        "netem delay 2ms reorder 30% limit 100000",
+        "tbf rate 200mbit burst 80000 latency 20s",
+        "fq limit 100000 flow_limit 100000",
+        "fq_codel limit 100000 memory_limit 256Mb target 10s interval 20s noecn",
+        "netem loss 10% limit 100000",
+        "netem loss 30% duplicate 10% delay 1ms limit 100000",
+    };
+
+    enum class Spell { kQuiet, kFeatures, kRoutes, kKeys, kQueues, kLoss, kLink, kVanish };
+    std::map<std::string, std::uint64_t> lost_to;
+    std::uint64_t taken = 0;
+    std::uint64_t lost_in_all = 0;
+    unsigned spells = 0;
+    for (; taken < wanted; ++spells) {
+        const auto spell = static_cast<Spell>(random() % (simulated ? 8 : 7));
+        const auto before = counters(world);
+        freed.take();
+        // A queue that drops counts a batch as one: there, and where devices take packets with
+        // them, packets are sent one by one.
+        const bool one_by_one = spell >= Spell::kLoss;
+        if (spell == Spell::kQueues || spell == Spell::kKeys)
+            world.a.command(std::string("tc qdisc replace dev va root ") + kQueues[random() % 6]);
+        if (spell == Spell::kLoss)
+            world.a.command(std::string("tc qdisc replace dev va root ") +
+                            kQueues[6 + random() % 2]);
+        for (unsigned step = 0; step < 40; ++step) {
+            taken += streams[random() % streams.size()]->send_some(one_by_one ? 1 : 12);
+            switch (spell) {
+            case Spell::kFeatures: {
+                static constexpr std::array<const char *, 5> kFeatures{
+                    "udp-crypto-hw-tx-offload", "tx-udp-segmentation", "sg", "tx", "gso"};
+                features(kFeatures[random() % kFeatures.size()], random() % 2 == 0);
+                break;
+            }
+            case Spell::kRoutes:
+                if (step % 4 == 0)
+                    route(random() % 2 == 0);
+                break;
+            case Spell::kKeys: {
+                Stream &stream = *streams[random() % streams.size()];
+                switch (random() % 4) {
+                case 0:
+                    stream.next_generation();
+                    break;
+                case 1:
+                    stream.delete_sa();
+                    break;
+                case 2:
+                    if (step % 8 == 0) {
+                        stream.close();
+                        stream.open();
+                    }
+                    break;
+                default:
+                    break;
+                }
+                break;
+            }
+            case Spell::kLink:
+                if (step % 10 == 5)
+                    world.a.command("ip link set va down");
+                if (step % 10 == 7) {
+                    world.a.command("ip link set va up; ip addr replace fd01::1/64 dev va nodad");
+                    neighbours();
+                    route(true);
+                }
+                break;
+            case Spell::kVanish:
+                if (step == 20) {
+                    world.replace_devices();
+                    neighbours();
+                    route(true);
+                }
+                break;
+            default:
+                break;
+            }
+            if (step % 8 == 0)
+                for (auto &stream : streams)
+                    stream->drain();
+        }
+        // The spell is over: what is under way arrives, then the books are made.
+        unsigned idle = 0;
+        eventually([&] {
+            unsigned n = 0;
+            for (auto &stream : streams)
+                n += stream->drain();
+            const bool queued = world.a.command("tc -s qdisc show dev va | sed -n 's/.*backlog "
+                                                "\\([0-9]*\\)b \\([0-9]*\\)p.*/\\2/p' | grep -vx 0 "
+                                                "|| true") != "";
+            idle = n == 0 && !queued ? idle + 1 : 0;
+            return idle >= 4;
+        });
+        const auto after = counters(world);
+        const auto reasons = freed.take();
+        std::uint64_t lost = 0;
+        for (auto &stream : streams)
+            lost += stream->settle_books();
+        lost_in_all += lost;
+        std::string which;
+        std::uint64_t counted = grown(before, after, which);
+        if (spell == Spell::kLink || spell == Spell::kVanish) {
+            // A device takes its queues with it, and their counters.
+            std::uint64_t events = 0;
+            for (const auto &[reason, n] : reasons) {
+                events += n;
+                which += " " + reason + " " + std::to_string(n);
+            }
+            counted = std::max(counted, events);
+        }
+        EXPECT_LE(lost, counted) << "seed " << seed << " spell " << spells << " kind "
+                                 << static_cast<int>(spell) << ":" << which;
+        if (spell < Spell::kKeys) {
+            // Nothing here loses anything but the first packets that software protects late.
+            EXPECT_EQ(lost, after.at("a.DropNoKeys") - before.at("a.DropNoKeys"))
+                << "seed " << seed << " spell " << spells << " kind " << static_cast<int>(spell)
+                << ":" << which;
+        }
+        std::string all;
+        grown(before, after, all);
+        if (lost > 0)
+            ++lost_to[all];
+        for (Sniffer *sniffer : {&world.sniffer_a(), &world.sniffer_b()})
+            for (const std::string &complaint : sniffer->complaints())
+                ADD_FAILURE() << "seed " << seed << " spell " << spells << ": " << complaint;
+        world.a.command("tc qdisc del dev va root 2>/dev/null || true");
+        all_features();
+        route(true);
+        if (HasFailure())
+            break;
+    }
+    std::uint64_t arrived = 0;
+    std::uint64_t duplicates = 0;
+    std::map<int, unsigned> refusals;
+    for (auto &stream : streams) {
+        arrived += stream->arrived;
+        duplicates += stream->duplicates;
+        EXPECT_EQ(stream->plaintext, 0U);
+        EXPECT_EQ(stream->wrong, 0U);
+        EXPECT_EQ(stream->nonces_reused, 0U);
+        for (const auto &[error, n] : stream->refusals)
+            refusals[error] += n;
+    }
+    EXPECT_EQ(taken, arrived + lost_in_all);
+    for (const auto &[error, n] : refusals)
+        EXPECT_TRUE(error == ENETUNREACH || error == EHOSTUNREACH || error == ENETDOWN ||
+                    error == ENODEV || error == EINVAL || error == EIO || error == ENOBUFS ||
+                    error == EAGAIN)
+            << error << " " << n;
+    std::printf(
+        "storm over %s, seed %llu: %llu packets in %u spells, %llu arrived, %llu more than once, "
+        "%llu lost and accounted for\n",
+        name(GetParam()), static_cast<unsigned long long>(seed),
+        static_cast<unsigned long long>(taken), spells, static_cast<unsigned long long>(arrived),
+        static_cast<unsigned long long>(duplicates), static_cast<unsigned long long>(lost_in_all));
+    streams.clear();
+    const InNamespace inside(world.a);
+    EXPECT_TRUE(eventually([] { return Statistics::read()["SaCurr"] == 0; }));
+}
+
+} // namespace
+} // namespace quic_test
