@@ -86,7 +86,7 @@ guest() {
 
 if [[ -n $build ]]; then
     packages_ensure
-    packages_ensure "$ROOT/scripts/packages-bench.txt"
+    packages_ensure_listed "$ROOT/scripts/packages-bench.txt"
     userspace_ensure
     kernel_ensure release
     qemu_ensure

@@ -57,7 +57,7 @@ done
 [[ $seconds =~ ^[0-9]+$ ]] || die "--seconds $seconds: not a number of seconds"
 
 packages_ensure
-packages_ensure "$ROOT/scripts/packages-fuzz.txt"
+packages_ensure_listed "$ROOT/scripts/packages-fuzz.txt"
 
 # fuzz_compile SOURCE BUILD OPTION...
 fuzz_compile() {

@@ -34,10 +34,10 @@ packages_progress() {
     printf '%s packages unpacked' "$(grep -c '^Unpacking ' "$1")"
 }
 
-# packages_ensure [LIST]: afterwards the packages of LIST (default packages.txt) are there.
-packages_ensure() {
-    local list=${1:-$ROOT/scripts/packages.txt} missing=()
-    mapfile -t missing < <(packages_missing "$list")
+# packages_ensure_listed LIST: afterwards the packages of LIST are there.
+packages_ensure_listed() {
+    local missing=()
+    mapfile -t missing < <(packages_missing "$1")
     ((${#missing[@]})) || return 0
     say "[packages] installing: ${missing[*]}"
     if ((EUID != 0)); then
@@ -45,4 +45,9 @@ packages_ensure() {
         sudo -v || die "sudo refused: apt-get install ${missing[*]}"
     fi
     run_step packages "$LOGS/packages.log" packages_progress packages_install "${missing[@]}"
+}
+
+# packages_ensure: those that every build and test needs.
+packages_ensure() {
+    packages_ensure_listed "$ROOT/scripts/packages.txt"
 }

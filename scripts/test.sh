@@ -86,7 +86,7 @@ if grep -qxE 'guest|demo' <<<"$labels"; then
     ! grep -qxF demo <<<"$labels" || kernel_ensure release
 fi
 # Large, and of no use to other tests.
-! grep -qxF browser <<<"$labels" || packages_ensure "$ROOT/scripts/packages-browser.txt"
+! grep -qxF browser <<<"$labels" || packages_ensure_listed "$ROOT/scripts/packages-browser.txt"
 for variant in release debug vanilla stock stock-6.1; do
     ! grep -qxF "$variant" <<<"$labels" || kernel_ensure "$variant"
 done

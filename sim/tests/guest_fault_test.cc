@@ -30,10 +30,10 @@ class Fault : public Nic {
     static bool carrier() {
         return read_file("/sys/class/net/" + near_ + "/carrier").starts_with("1");
     }
-    /// MSI-X vector of the first channel's events. Which it is, the drivers do not agree on: that of
-    /// 6.1 keeps the last vector for asynchronous events, that of 6.12 the first. In the kernel's
-    /// list an interrupt's hardware number is the vector, from bit 11 on perhaps with the device's
-    /// address.
+    /// MSI-X vector of the first channel's events. Which it is, the drivers do not agree on: that
+    /// of 6.1 keeps the last vector for asynchronous events, that of 6.12 the first. In the
+    /// kernel's list an interrupt's hardware number is the vector, from bit 11 on perhaps with the
+    /// device's address.
     static std::optional<unsigned> channel_vector() {
         const std::string list = read_file("/proc/interrupts");
         std::smatch m;

@@ -193,7 +193,8 @@ class MiniDriver {
         if ((lay.status_own & 1) != 0)
             return r;
         r.delivery = lay.status_own >> 1;
-        r.out.assign(lay.out, lay.out + std::min<std::size_t>(out_size, sizeof(lay.out)));
+        r.out.resize(std::min<std::size_t>(out_size, sizeof(lay.out)));
+        std::memcpy(r.out.data(), lay.out, r.out.size());
         r.status = IFC_GET(nop_out, ConstBytes(r.out), status);
         r.syndrome = IFC_GET(nop_out, ConstBytes(r.out), syndrome);
         return r;
