@@ -107,7 +107,7 @@ void run(Input in) {
     std::vector<Entry> entries;
     for (unsigned g = 0; g < kGroups && !in.empty(); ++g) {
         const Match mask = part(in, true);
-        auto group = c.d.group_request(table, g * kPerGroup, (g + 1) * kPerGroup - 1);
+        auto group = c.d.group_request(table, g * kPerGroup, (g + 1) * kPerGroup - 1, {});
         IFC_SET(create_flow_group_in, Bytes(group), match_criteria_enable,
                 MLX5_MATCH_OUTER_HEADERS);
         std::copy(mask.begin(), mask.end(),

@@ -352,6 +352,7 @@ TEST(Teardown, ForceAndFast) {
             const auto at = offsetof(mlx5_init_seg, cmdq_addr_l_sz);
             d.write32(at, (d.read32(at) & 0xfffff000) | 1U << 8);
             EXPECT_EQ(d.read32(at) >> 8 & 7, 1U);
+            EXPECT_EQ(d.dev.stats().pages_held, 0U) << "the driver frees them without asking";
         }
         EXPECT_NE(d.dev.describe().find("eqs 0 "), std::string::npos);
     }
@@ -368,6 +369,7 @@ TEST(Reset, FirmwareResetDisablesTheInterfaceAndForgetsEverything) {
     const auto at = offsetof(mlx5_init_seg, cmdq_addr_l_sz);
     d.write32(at, (d.read32(at) & 0xfffff000) | 7U << 8);
     EXPECT_EQ(d.read32(at) >> 8 & 7, 7U);
+    EXPECT_NE(d.dev.describe().find(" eqs 0 cqs 0 mkeys 0 "), std::string::npos) << "at once";
     d.host.now_ns += 100'000'000;
     EXPECT_EQ(d.read32(at) >> 8 & 7, 1U);
     EXPECT_EQ(d.dev.stats().pages_held, 0U);

@@ -28,6 +28,8 @@ class FakeHost final : public Host {
         if (!inside(addr, dst.size()))
             return false;
         std::memcpy(dst.data(), at(addr.value), dst.size());
+        if (on_dma_read)
+            on_dma_read(dst);
         return true;
     }
     bool dma_write(GuestAddr addr, std::span<const std::uint8_t> src) override {
@@ -75,6 +77,7 @@ class FakeHost final : public Host {
     std::deque<std::vector<std::uint8_t>> wire;
     bool keep_frames = true; ///< in `wire`; a measurement has no use for them
     std::function<void(std::span<const std::uint8_t>)> on_wire_tx;
+    std::function<void(std::span<std::uint8_t>)> on_dma_read; ///< may change what is read
     /// Before each access in either direction: other things may be at the address than memory.
     std::function<void(GuestAddr, std::span<const std::uint8_t>)> on_dma;
     std::function<void()> on_interrupt;

@@ -265,6 +265,233 @@ TEST_P(Fuzz, ReceiveWqesAndFrames) {
     expect_alive();
 }
 
+/// Tables, groups and entries that are valid by themselves, in any combination, and frames through
+/// them: made, changed and taken away as chance will have it.
+TEST_P(Fuzz, Steering) {
+    Random r(GetParam() + 5000);
+    struct Group {
+        std::uint32_t table;
+        std::uint32_t id;
+        unsigned start;
+        unsigned end;
+    };
+    std::vector<std::uint32_t> tables;
+    std::vector<Group> groups;
+    std::vector<std::pair<std::uint32_t, unsigned>> entries;
+    const std::array<std::uint32_t, 2> tirs{d.create_tir(rq.id), d.create_tir(rq.id)};
+    Message out(0x400);
+    const auto execute = [&](const Message &in) {
+        return d.dev.core().commands.execute(in, out).ok();
+    };
+    const auto any = [&](const auto &list) { return list[r.below(list.size())]; };
+    const auto params = [&](Bytes m) {
+        for (unsigned n = r.below(4); n > 0; --n)
+            m[r.below(std::min<std::size_t>(m.size(), 0x40))] =
+                static_cast<std::uint8_t>(r.chance(50) ? 0xff : r.bits());
+    };
+    for (unsigned i = 0; i < 6000; ++i) {
+        switch (tables.empty() ? 0 : r.below(10)) {
+        case 0: {
+            auto in = REQUEST(create_flow_table, CREATE_FLOW_TABLE);
+            const Bytes ctx = IFC_AT(create_flow_table_in, Bytes(in), flow_table_context);
+            IFC_SET(flow_table_context, ctx, level, r.below(64));
+            IFC_SET(flow_table_context, ctx, log_size, r.below(6));
+            if (!tables.empty() && r.chance(50)) {
+                IFC_SET(flow_table_context, ctx, table_miss_action, 1);
+                IFC_SET(flow_table_context, ctx, table_miss_id, any(tables));
+            }
+            if (execute(in))
+                tables.push_back(IFC_GET(create_flow_table_out, ConstBytes(out), table_id));
+            break;
+        }
+        case 1: {
+            const unsigned start = r.below(32);
+            Group g{any(tables), 0, start, start + static_cast<unsigned>(r.below(4))};
+            if (execute(d.group_request(g.table, g.start, g.end, params))) {
+                g.id = IFC_GET(create_flow_group_out, ConstBytes(out), group_id);
+                groups.push_back(g);
+            }
+            break;
+        }
+        case 2:
+        case 3:
+        case 4: {
+            if (groups.empty())
+                break;
+            const Group g = any(groups);
+            const unsigned index = g.start + static_cast<unsigned>(r.below(g.end - g.start + 1));
+            std::vector<std::pair<unsigned, std::uint32_t>> dests;
+            for (unsigned n = r.below(4); n > 0; --n) {
+                if (r.chance(60))
+                    dests.emplace_back(MLX5_IFC_FLOW_DESTINATION_TYPE_TIR, any(tirs));
+                else
+                    dests.emplace_back(MLX5_IFC_FLOW_DESTINATION_TYPE_FLOW_TABLE, any(tables));
+            }
+            auto in = d.fte_request(g.table, g.id, index, dests, params,
+                                    static_cast<unsigned>(r.below(16)));
+            IFC_SET(set_fte_in, Bytes(in), op_mod, r.chance(30));
+            if (execute(in))
+                entries.emplace_back(g.table, index);
+            break;
+        }
+        case 5: {
+            auto in = REQUEST(modify_flow_table, MODIFY_FLOW_TABLE);
+            IFC_SET(modify_flow_table_in, Bytes(in), table_id, any(tables));
+            IFC_SET(modify_flow_table_in, Bytes(in), modify_field_select, 1);
+            IFC_SET(modify_flow_table_in, Bytes(in), flow_table_context.table_miss_action,
+                    r.below(2));
+            IFC_SET(modify_flow_table_in, Bytes(in), flow_table_context.table_miss_id, any(tables));
+            execute(in);
+            break;
+        }
+        case 6: {
+            if (entries.empty())
+                break;
+            auto in = REQUEST(delete_fte, DELETE_FLOW_TABLE_ENTRY);
+            const auto [table, index] = any(entries);
+            IFC_SET(delete_fte_in, Bytes(in), table_id, table);
+            IFC_SET(delete_fte_in, Bytes(in), flow_index, index);
+            execute(in);
+            break;
+        }
+        case 7: {
+            if (groups.empty())
+                break;
+            auto in = REQUEST(destroy_flow_group, DESTROY_FLOW_GROUP);
+            const Group g = any(groups);
+            IFC_SET(destroy_flow_group_in, Bytes(in), table_id, g.table);
+            IFC_SET(destroy_flow_group_in, Bytes(in), group_id, g.id);
+            if (execute(in))
+                std::erase_if(groups, [&](const Group &other) {
+                    return other.table == g.table && other.id == g.id;
+                });
+            break;
+        }
+        case 8: {
+            auto in = REQUEST(destroy_flow_table, DESTROY_FLOW_TABLE);
+            const std::uint32_t table = any(tables);
+            IFC_SET(destroy_flow_table_in, Bytes(in), table_id, table);
+            if (execute(in))
+                std::erase(tables, table);
+            break;
+        }
+        default: {
+            auto in = REQUEST(set_flow_table_root, SET_FLOW_TABLE_ROOT);
+            IFC_SET(set_flow_table_root_in, Bytes(in), table_id, any(tables));
+            execute(in);
+            for (unsigned n = 0; n < 4; ++n)
+                d.dev.wire_rx(make_frame(
+                    {.v6 = r.chance(50), .tcp = r.chance(50), .vlan = r.chance(30) ? 5 : -1},
+                    pattern(r.below(200), i)));
+            d.settle();
+            while (d.poll(cq) != nullptr)
+                d.post(rq, 1);
+        }
+        }
+        d.host.logs.clear();
+        d.host.interrupts.clear();
+    }
+    // All of it can be taken down again: no use count has gone wrong.
+    for (const auto &[table, index] : entries) {
+        auto in = REQUEST(delete_fte, DELETE_FLOW_TABLE_ENTRY);
+        IFC_SET(delete_fte_in, Bytes(in), table_id, table);
+        IFC_SET(delete_fte_in, Bytes(in), flow_index, index);
+        execute(in);
+    }
+    for (const Group &g : groups) {
+        auto in = REQUEST(destroy_flow_group, DESTROY_FLOW_GROUP);
+        IFC_SET(destroy_flow_group_in, Bytes(in), table_id, g.table);
+        IFC_SET(destroy_flow_group_in, Bytes(in), group_id, g.id);
+        EXPECT_TRUE(execute(in));
+    }
+    for (std::uint32_t table : tables) {
+        auto in = REQUEST(modify_flow_table, MODIFY_FLOW_TABLE);
+        IFC_SET(modify_flow_table_in, Bytes(in), table_id, table);
+        IFC_SET(modify_flow_table_in, Bytes(in), modify_field_select, 1);
+        EXPECT_TRUE(execute(in));
+    }
+    for (std::uint32_t table : tables) {
+        auto in = REQUEST(destroy_flow_table, DESTROY_FLOW_TABLE);
+        IFC_SET(destroy_flow_table_in, Bytes(in), table_id, table);
+        EXPECT_TRUE(execute(in));
+    }
+    for (std::uint32_t tirn : tirs) {
+        auto in = REQUEST(destroy_tir, DESTROY_TIR);
+        IFC_SET(destroy_tir_in, Bytes(in), tirn, tirn);
+        EXPECT_TRUE(execute(in));
+    }
+    expect_guards_untouched();
+    expect_alive();
+}
+
+/// Guest memory that changes between two reads, or was never what it should be: WQEs, doorbell
+/// records, mailboxes, packets.
+TEST_P(Fuzz, DmaContent) {
+    Random r(GetParam() + 6000);
+    unsigned percent = 3;
+    d.host.on_dma_read = [&](std::span<std::uint8_t> data) {
+        if (data.empty() || !r.chance(percent))
+            return;
+        for (unsigned n = 1 + r.below(4); n > 0; --n)
+            data[r.below(data.size())] = static_cast<std::uint8_t>(r.bits());
+    };
+    const Frame header = make_frame({.tcp = true}, {});
+    auto query = REQUEST(query_hca_cap, QUERY_HCA_CAP, 0);
+    const Message payload = pattern(3000);
+    const std::uint64_t data = d.host.alloc(payload.size());
+    std::copy(payload.begin(), payload.end(), d.host.at(data));
+    for (unsigned i = 0; i < 4000; ++i) {
+        percent = r.chance(50) ? 1 : 20;
+        switch (r.below(4)) {
+        case 0: {
+            query.resize(16 + r.below(2000));
+            d.command(query, IFC_BYTES(query_hca_cap_out), {}, false);
+            break;
+        }
+        case 1:
+        case 2: {
+            const bool lso = r.chance(50);
+            Message seg =
+                d.eth_segments(lso ? MiniDriver::EthOptions{.mss = 700, .inline_header = header}
+                                   : MiniDriver::EthOptions{},
+                               {});
+            Message s(16);
+            store_be<std::uint32_t>(s.data(), static_cast<std::uint32_t>(60 + r.below(1400)));
+            store_be<std::uint32_t>(s.data() + 4, d.lkey);
+            store_be<std::uint64_t>(s.data() + 8, data);
+            for (unsigned n = 1 + r.below(lso ? 2 : 1); n > 0; --n)
+                seg.insert(seg.end(), s.begin(), s.end());
+            d.post(sq, lso ? MLX5_OPCODE_LSO : MLX5_OPCODE_SEND, seg);
+            break;
+        }
+        default:
+            d.dev.wire_rx(make_frame({.v6 = r.chance(50), .tcp = r.chance(50)}, pattern(100, i)));
+            d.settle();
+            d.post(rq, 1);
+        }
+        percent = 0;
+        while (d.poll(cq) != nullptr) {
+        }
+        if (d.modify_sq(sq, 1, 1).status != MLX5_CMD_STAT_OK) {
+            d.modify_sq(sq, 3, 0);
+            d.modify_sq(sq, 0, 1);
+            sq.pc = 0;
+            d.host.put<std::uint32_t>(sq.dbr + 4, 0);
+        }
+        if (d.modify_rq(rq, 1, 1).status != MLX5_CMD_STAT_OK) {
+            d.modify_rq(rq, 3, 0);
+            d.modify_rq(rq, 0, 1);
+            rq.posted = 0;
+            d.post(rq, 32);
+        }
+        d.host.wire.clear();
+        d.host.logs.clear();
+        d.host.interrupts.clear();
+    }
+    d.host.on_dma_read = nullptr;
+    expect_alive();
+}
+
 /// Every register offset and width, in both directions.
 TEST_P(Fuzz, Bar) {
     Random r(GetParam() + 4000);

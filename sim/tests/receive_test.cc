@@ -29,11 +29,19 @@ class Receive : public testing::Test {
         return d.poll(cq);
     }
 
-    std::uint32_t out_of_buffer(std::uint32_t set) {
+    Message counters(std::uint32_t set) {
         auto in = REQUEST(query_q_counter, QUERY_Q_COUNTER);
         IFC_SET(query_q_counter_in, Bytes(in), counter_set_id, set);
-        return IFC_GET(query_q_counter_out, ConstBytes(d.must(in, IFC_BYTES(query_q_counter_out))),
-                       out_of_buffer);
+        return d.must(in, IFC_BYTES(query_q_counter_out));
+    }
+    std::uint32_t out_of_buffer(std::uint32_t set) {
+        return IFC_GET(query_q_counter_out, ConstBytes(counters(set)), out_of_buffer);
+    }
+    std::uint32_t alloc_counters() {
+        return IFC_GET(alloc_q_counter_out,
+                       ConstBytes(d.must(REQUEST(alloc_q_counter, ALLOC_Q_COUNTER),
+                                         IFC_BYTES(alloc_q_counter_out))),
+                       counter_set_id);
     }
 
     Message query_rq() {
@@ -345,10 +353,7 @@ TEST_F(Receive, WithoutBufferTheFrameWaits) {
 }
 
 TEST_F(Receive, WithoutBufferForLongTheFrameIsDroppedAndCounted) {
-    const std::uint32_t set = IFC_GET(alloc_q_counter_out,
-                                      ConstBytes(d.must(REQUEST(alloc_q_counter, ALLOC_Q_COUNTER),
-                                                        IFC_BYTES(alloc_q_counter_out))),
-                                      counter_set_id);
+    const std::uint32_t set = alloc_counters();
     open_rq({.log_size = 1, .counter_set = set});
     EXPECT_NE(receive(good_frame({}, 100)), nullptr);
     EXPECT_NE(receive(good_frame({}, 100)), nullptr);
@@ -477,6 +482,17 @@ TEST_F(Receive, WrongReceiveWqesGetAnErrorCompletion) {
             ASSERT_NE(cqe, nullptr);
             EXPECT_EQ(cqe->op_own >> 4, MLX5_CQE_RESP_SEND);
         }
+}
+
+TEST_F(Receive, ErrorCompletionsAreCounted) {
+    const std::uint32_t set = alloc_counters();
+    open_rq({.log_size = 2, .counter_set = set});
+    store_be<std::uint32_t>(d.host.at(rq.ring.entry(1)) + 4, 0xdead00);
+    EXPECT_EQ(syndrome_of(receive(good_frame({}, 200))), Syndrome::kOk);
+    EXPECT_EQ(syndrome_of(receive(good_frame({}, 200))), Syndrome::kLocalProt);
+    const Message out = counters(set);
+    EXPECT_EQ(IFC_GET(query_q_counter_out, ConstBytes(out), resp_cqe_error), 1U);
+    EXPECT_EQ(IFC_GET(query_q_counter_out, ConstBytes(out), resp_cqe_flush_error), 2U);
 }
 
 TEST_F(Receive, ProducerCounterBeyondTheRing) {

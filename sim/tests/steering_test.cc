@@ -285,6 +285,33 @@ TEST_F(SteeringTest, DropAndCount) {
     EXPECT_EQ(status(bulk, 16), MLX5_CMD_STAT_BAD_PARAM_ERR);
 }
 
+/// However often a frame is tried that waits for a buffer, it is one frame.
+TEST_F(SteeringTest, AFrameThatWaitsCountsOnce) {
+    const auto counter = alloc_counter();
+    const auto table = d.create_table(1, 2);
+    const auto group = d.create_group(table, 0, 3);
+    auto in = d.fte_request(table, group, 0, {{kTir, tir[0]}});
+    add_counter(in, counter);
+    d.must(in, IFC_BYTES(set_fte_out));
+    d.set_root(table);
+    const Frame f = frame({});
+    for (unsigned i = 0; i < 64; ++i)
+        d.dev.wire_rx(f);
+    while (d.poll(cq) != nullptr) {
+    }
+    EXPECT_EQ(count(counter).first, 64U);
+    d.dev.wire_rx(f);
+    d.advance(1'000'000);
+    EXPECT_EQ(count(counter).first, 64U);
+    d.post(rq[0], 1);
+    d.advance(1'000'000);
+    EXPECT_EQ(count(counter), std::pair(65UL, 65UL * f.size()));
+    // Dropped in the end, it has still been there.
+    d.dev.wire_rx(f);
+    d.advance(100'000'000);
+    EXPECT_EQ(count(counter).first, 66U);
+}
+
 TEST_F(SteeringTest, ModifyKeepsTheMatchAndChangesTheDestination) {
     const auto table = d.create_table(1, 2);
     const auto group = d.create_group(table, 0, 1, [](Bytes p) { OUTER(p, udp_dport, 0xffff); });
@@ -434,8 +461,13 @@ TEST_F(SteeringTest, DestinationsAreChecked) {
     EXPECT_EQ(with(kTable, table), MLX5_CMD_STAT_BAD_PARAM_ERR) << "itself";
     EXPECT_EQ(with(MLX5_IFC_FLOW_DESTINATION_TYPE_VPORT, 0), MLX5_CMD_STAT_BAD_PARAM_ERR);
     auto too_many = d.fte_request(table, group, 0, {{kTir, tir[0]}});
-    IFC_SET(set_fte_in, Bytes(too_many), flow_context.destination_list_size, 500);
+    IFC_SET(set_fte_in, Bytes(too_many), flow_context.destination_list_size, 64);
     EXPECT_EQ(fte_status(too_many), MLX5_CMD_STAT_BAD_INP_LEN_ERR);
+    IFC_SET(set_fte_in, Bytes(too_many), flow_context.destination_list_size, 65);
+    EXPECT_EQ(fte_status(too_many), MLX5_CMD_STAT_LIM_ERR);
+    IFC_SET(set_fte_in, Bytes(too_many), flow_context.destination_list_size, 1);
+    IFC_SET(set_fte_in, Bytes(too_many), flow_context.flow_counter_list_size, 2);
+    EXPECT_EQ(fte_status(too_many), MLX5_CMD_STAT_LIM_ERR);
     EXPECT_EQ(fte_status(d.fte_request(table, group, 0, {{kTir, tir[0]}}, {},
                                        MLX5_FLOW_CONTEXT_ACTION_MOD_HDR)),
               MLX5_CMD_STAT_BAD_PARAM_ERR);

@@ -3,6 +3,7 @@
 #include <connectx_c.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -39,7 +40,10 @@ class CHost final : public connectx::Host {
     void arm_timer(std::uint64_t deadline_ns) override { ops_->arm_timer(opaque_, deadline_ns); }
     void rx_ready() override { ops_->rx_ready(opaque_); }
     void log(connectx::LogLevel level, std::string_view text) override {
-        ops_->log(opaque_, static_cast<connectx_log_level>(level), std::string(text).c_str());
+        // No memory to be had: this is also where running out of it is reported.
+        std::array<char, 512> line{};
+        std::copy_n(text.begin(), std::min(text.size(), line.size() - 1), line.begin());
+        ops_->log(opaque_, static_cast<connectx_log_level>(level), line.data());
     }
 
   private:

@@ -185,6 +185,16 @@ void Core::run() {
     if (running_)
         return;
     running_ = true;
+    // Also when something is thrown for want of memory: the device goes on with what is left.
+    const struct Turn {
+        Core &core;
+        ~Turn() {
+            core.running_ = false;
+            if (core.commands.pending() || core.tx.pending())
+                core.kick();
+            core.update_timer();
+        }
+    } turn{*this};
     port.run();
     events.run_deferred();
     commands.run_deferred();
@@ -192,10 +202,6 @@ void Core::run() {
     commands.run();
     rx.run();
     tx.run();
-    running_ = false;
-    if (commands.pending() || tx.pending())
-        kick();
-    update_timer();
 }
 
 void Core::reset_objects() {
@@ -220,7 +226,6 @@ void Core::reset_objects() {
     pds.clear();
     uars.clear();
     pages.forget_objects();
-    budget.reset();
     half_doorbells_.clear();
     hca_initialized = false;
 }

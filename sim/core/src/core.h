@@ -252,7 +252,8 @@ class PageSupply {
 
     static constexpr unsigned kBootPages = 64;
     static constexpr unsigned kInitPages = 1024;
-    static constexpr std::size_t kMaxPages = 1U << 20;
+    /// No more than 1 GiB is taken, whatever the driver gives.
+    static constexpr std::size_t kMaxPages = 1U << 18;
 
     CommandStatus query(const Command &cmd);
     CommandStatus manage(const Command &cmd);
@@ -329,28 +330,6 @@ class CompletionQueues {
 
 // ---------------------------------------------------------------------------------------------
 // Memory protection
-
-/// What the model keeps for a guest in lists whose length the guest chooses (translations of memory
-/// keys, pages of rings, flow table entries), in bytes. The guest lends firmware pages for its
-/// contexts, but that does not bound what the host spends: this does.
-class MemoryBudget {
-  public:
-    static constexpr std::size_t kLimit = 256U << 20;
-
-    /// False, and nothing taken, when there is not so much left.
-    [[nodiscard]] bool take(std::size_t bytes) {
-        if (bytes > kLimit - used_)
-            return false;
-        used_ += bytes;
-        return true;
-    }
-    void give(std::size_t bytes) { used_ -= bytes; }
-    void reset() { used_ = 0; }
-    [[nodiscard]] std::size_t used() const { return used_; }
-
-  private:
-    std::size_t used_ = 0;
-};
 
 class Memory {
   public:
@@ -443,7 +422,7 @@ class TxEngine {
 
     Core &core_;
     std::deque<std::uint32_t> ready_;
-    unsigned frames_ = 0; ///< sent in this run
+    unsigned frames_ = 0; ///< of the WQE in execution
     std::vector<std::uint8_t> payload_;
     std::vector<std::uint8_t> frame_;
     unsigned vendor_syndrome_ = 0; ///< of the WQE in execution
@@ -452,6 +431,7 @@ class TxEngine {
 /// What steering made of a frame.
 struct SteeringVerdict {
     std::vector<std::uint32_t> tirns;
+    std::vector<std::uint32_t> counters; ///< that count the frame, once it is no longer waiting
     std::uint32_t flow_tag = 0;
     bool dropped = false;
 };
@@ -532,7 +512,6 @@ struct Vport {
     unsigned min_inline = 0;
     unsigned mtu = 1500;
     unsigned admin_state = MLX5_VPORT_ADMIN_STATE_AUTO;
-    std::array<std::uint8_t, 0x100> context{}; ///< fields without behaviour of their own
     TrafficCounter rx_uc, rx_mc, rx_bc, tx_uc, tx_mc, tx_bc, rx_errors, tx_errors, local_loopback;
     std::uint64_t rx_steer_missed = 0;
 };
@@ -575,7 +554,6 @@ class Port {
     std::uint64_t link_downs_ = 0;
     TrafficCounter rx_, tx_, rx_mc_, rx_bc_, tx_mc_, tx_bc_;
     std::array<std::uint64_t, 12> rx_sizes_{};
-    std::map<std::uint32_t, std::vector<std::uint8_t>> stored_; ///< registers that only remember
 
   public:
     static constexpr unsigned kDefaultMtu = 1522;
@@ -651,6 +629,7 @@ class Core {
     bool hca_initialized = false;
     unsigned issi = 0;
 
+    MemoryBudget budget; ///< before the objects that draw on it
     ObjectTable<Uar> uars;
     ObjectTable<Pd> pds;
     ObjectTable<TransportDomain> transport_domains;
@@ -670,7 +649,6 @@ class Core {
     VendorSpecificCapability vsc;
     CommandInterface commands;
     PageSupply pages;
-    MemoryBudget budget;
     EventQueues events;
     CompletionQueues completions;
     Memory memory;

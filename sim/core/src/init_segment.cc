@@ -123,6 +123,9 @@ void InitSegment::write(std::uint64_t offset, ConstBytes data) {
         const auto wanted = static_cast<NicInterface>(value >> MLX5_NIC_IFC_OFFSET & 7);
         if (wanted == NicInterface::kSwReset) {
             core_.log(LogLevel::kInfo, "firmware reset by the driver");
+            // From now on the device touches no memory; what else it holds goes when it is done.
+            core_.reset_objects();
+            core_.hca_enabled = false;
             nic_interface_ = NicInterface::kSwReset;
             sw_reset_done_ns_ = core_.host.clock_ns() + kSwResetNs;
             core_.commands.reset();
@@ -131,6 +134,7 @@ void InitSegment::write(std::uint64_t offset, ConstBytes data) {
         if (wanted == NicInterface::kDisabled) {
             core_.log(LogLevel::kInfo, "NIC interface disabled by the driver");
             core_.reset_objects();
+            core_.pages.reset(); // the driver takes them back without asking
             core_.hca_enabled = false;
         }
         nic_interface_ = wanted;
@@ -187,12 +191,14 @@ std::uint32_t VendorSpecificCapability::space_read(std::uint32_t addr) {
 }
 
 void VendorSpecificCapability::space_write(std::uint32_t addr, std::uint32_t value) {
-    if (space_ != kSpaceSemaphore || (semaphores_.size() >= 64 && !semaphores_.contains(addr)))
+    constexpr std::size_t kMaxTaken = 64;
+    if (space_ != kSpaceSemaphore)
         return;
     // A semaphore that is taken only accepts its release.
-    std::uint32_t &sem = semaphores_[addr];
-    if (sem == 0 || value == 0)
-        sem = value;
+    if (value == 0)
+        semaphores_.erase(addr);
+    else if (semaphores_.size() < kMaxTaken)
+        semaphores_.try_emplace(addr, value);
 }
 
 std::uint32_t VendorSpecificCapability::read(unsigned offset) {

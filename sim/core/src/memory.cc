@@ -80,7 +80,6 @@ Syndrome Memory::write(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr,
 
 namespace {
 
-constexpr std::uint64_t kMttAddress = ~0xfffULL;
 constexpr std::size_t kMaxTranslationOctwords = 1U << 18;
 
 CommandStatus alloc_pd(Core &core, const Command &cmd) {
@@ -136,6 +135,7 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         return bad_resource(0x212);
 
     std::vector<std::uint64_t> mtt;
+    MemoryBudget::Share share;
     unsigned page_shift = 12;
     if (mode == MLX5_MKC_ACCESS_MODE_MTT) {
         const std::size_t octwords = IFC_GET(mkc, mkc, translations_octword_size);
@@ -148,19 +148,15 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         const ConstBytes list = IFC_AT(create_mkey_in, cmd.in, klm_pas_mtt);
         if (given * 16 > list.size())
             return bad_input_length(0x215);
-        if (octwords * 2 * sizeof(mtt[0]) > MemoryBudget::kLimit - core.budget.used())
-            return no_resources(0x219);
+        if (!core.budget.take(octwords * 2 * sizeof(mtt[0]), share))
+            return no_resources(0x21a);
         mtt.resize(octwords * 2);
         for (std::size_t i = 0; i < given * 2; ++i)
-            mtt[i] = load_be<std::uint64_t>(list.data() + i * 8) & kMttAddress;
+            mtt[i] = load_be<std::uint64_t>(list.data() + i * 8) & ~((1ULL << page_shift) - 1);
     }
-    if (!core.budget.take(mtt.size() * sizeof(mtt[0])))
-        return no_resources(0x219);
     Mkey *mkey = core.mkeys.create();
-    if (mkey == nullptr) {
-        core.budget.give(mtt.size() * sizeof(mtt[0]));
+    if (mkey == nullptr)
         return no_resources(0x216);
-    }
     mkey->key = IFC_GET(mkc, mkc, mkey_7_0);
     mkey->pd = pd->id;
     mkey->access_mode = mode;
@@ -173,6 +169,7 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
     mkey->length = IFC_GET64(mkc, mkc, len);
     mkey->page_shift = page_shift;
     mkey->mtt = std::move(mtt);
+    mkey->share = std::move(share);
     mkey->context.assign(mkc.begin(), mkc.begin() + IFC_BYTES(mkc));
     ++pd->refs;
     IFC_SET(create_mkey_out, cmd.out, mkey_index, mkey->id);
@@ -182,10 +179,7 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
 
 CommandStatus destroy_mkey(Core &core, const Command &cmd) {
     return destroy_object(core, core.mkeys, IFC_GET(destroy_mkey_in, cmd.in, mkey_index), 0x217,
-                          0x219, [&core](Mkey &mkey) {
-                              core.pds.release(mkey.pd);
-                              core.budget.give(mkey.mtt.size() * sizeof(mkey.mtt[0]));
-                          });
+                          0x219, [&core](Mkey &mkey) { core.pds.release(mkey.pd); });
 }
 
 CommandStatus query_mkey(Core &core, const Command &cmd) {

@@ -13,16 +13,70 @@
 #include <list>
 #include <map>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace connectx {
 
 class Core;
 
+/// What the model keeps for a guest in lists whose length the guest chooses (translations of memory
+/// keys, pages of rings, flow groups and entries), in bytes. The guest lends firmware pages for its
+/// contexts, but that does not bound what the host spends: this does.
+class MemoryBudget {
+  public:
+    static constexpr std::size_t kLimit = 256U << 20;
+
+    MemoryBudget() = default;
+    MemoryBudget(const MemoryBudget &) = delete;
+    MemoryBudget &operator=(const MemoryBudget &) = delete;
+
+    /// What an object has taken; given back with the object. The budget must live longer.
+    class Share {
+      public:
+        Share() = default;
+        Share(Share &&other) noexcept
+            : budget_(std::exchange(other.budget_, nullptr)), bytes_(other.bytes_) {}
+        Share &operator=(Share &&other) noexcept {
+            std::swap(budget_, other.budget_);
+            std::swap(bytes_, other.bytes_);
+            return *this;
+        }
+        Share(const Share &) = delete;
+        Share &operator=(const Share &) = delete;
+        ~Share() {
+            if (budget_ != nullptr)
+                budget_->used_ -= bytes_;
+        }
+
+      private:
+        friend class MemoryBudget;
+        MemoryBudget *budget_ = nullptr;
+        std::size_t bytes_ = 0;
+    };
+
+    /// Replaces what `share` has; false, and nothing changed, when there is not so much left.
+    [[nodiscard]] bool take(std::size_t bytes, Share &share) {
+        if (bytes > kLimit - used_)
+            return false;
+        Share taken;
+        taken.budget_ = this;
+        taken.bytes_ = bytes;
+        used_ += bytes;
+        share = std::move(taken);
+        return true;
+    }
+    [[nodiscard]] std::size_t used() const { return used_; }
+
+  private:
+    std::size_t used_ = 0;
+};
+
 /// A ring or buffer made of equal pages scattered over guest memory.
 struct PageList {
     std::vector<std::uint64_t> pages;
     unsigned page_shift = 12;
+    MemoryBudget::Share share;
 
     [[nodiscard]] std::uint64_t bytes() const {
         return static_cast<std::uint64_t>(pages.size()) << page_shift;
@@ -56,10 +110,7 @@ struct QCounter {
     unsigned refs = 0;
     std::uint32_t out_of_buffer = 0;
     std::uint32_t resp_cqe_error = 0;
-    std::uint32_t req_cqe_error = 0;
     std::uint32_t resp_cqe_flush_error = 0;
-    std::uint32_t req_cqe_flush_error = 0;
-    std::uint32_t cq_overflow = 0;
 };
 
 struct Eq {
@@ -118,7 +169,8 @@ struct Mkey {
     std::uint64_t start = 0;
     std::uint64_t length = 0;
     unsigned page_shift = 12;
-    std::vector<std::uint64_t> mtt;    ///< page addresses, permission bits masked off
+    std::vector<std::uint64_t> mtt; ///< page addresses, bits below the page size masked off
+    MemoryBudget::Share share;
     std::vector<std::uint8_t> context; ///< as given, for QUERY_MKEY
 };
 
@@ -133,7 +185,6 @@ struct Wq {
     GuestAddr dbr;
     std::uint32_t pd = 0;
     std::uint32_t uar = 0;
-    bool end_padding = false;
 };
 
 struct Sq {
@@ -144,11 +195,9 @@ struct Sq {
     QueueState state = QueueState::kReset;
     std::uint32_t cqn = 0;
     std::uint32_t tis = 0;
-    bool allow_mpw = false;
     bool reg_umr = false;
     bool flush_in_error = false;
     bool non_wire = false;
-    unsigned min_inline = 0;
     std::uint16_t pi = 0; ///< last doorbell
     std::uint16_t ci = 0; ///< next WQE basic block to execute
     bool queued = false;  ///< in the scheduler's list
@@ -167,7 +216,6 @@ struct Rq {
     std::uint32_t counter_set = 0;
     bool vlan_strip_disable = false;
     bool flush_in_error = false;
-    bool scatter_fcs = false;
     unsigned log_stride_size = 0; ///< striding: bytes of a stride
     unsigned log_num_strides = 0; ///< striding: strides of a WQE
     std::uint16_t ci = 0;         ///< WQEs consumed
@@ -240,6 +288,7 @@ struct Fte {
     std::vector<std::uint32_t> counters;
     std::vector<std::uint32_t> key;    ///< masked words in the order of the group's words
     std::vector<std::uint8_t> context; ///< as given, for QUERY_FLOW_TABLE_ENTRY
+    MemoryBudget::Share share;
 };
 
 struct FlowGroup {
@@ -249,6 +298,7 @@ struct FlowGroup {
     unsigned criteria_enable = 0;
     std::vector<MatchWord> words;
     std::map<std::vector<std::uint32_t>, std::uint32_t> by_key; ///< to flow index
+    MemoryBudget::Share share;
 };
 
 struct FlowTable {

@@ -53,9 +53,8 @@ std::array<std::uint8_t, 256> module_eeprom() {
 /// One access to a register. `in` and `out` are the register data of the command.
 class RegisterAccess {
   public:
-    RegisterAccess(Core &core, Port &port, bool write, std::uint32_t argument, ConstBytes in,
-                   Bytes out)
-        : core_(core), port_(port), write_(write), argument_(argument), in_(in), out_(out) {}
+    RegisterAccess(Core &core, Port &port, bool write, ConstBytes in, Bytes out)
+        : core_(core), port_(port), write_(write), in_(in), out_(out) {}
 
     CommandStatus run(std::uint16_t reg) {
         // What is written is also what a write returns, unless the register says otherwise.
@@ -349,7 +348,6 @@ class RegisterAccess {
     Core &core_;
     Port &port_;
     bool write_;
-    std::uint32_t argument_;
     ConstBytes in_;
     Bytes out_;
 };
@@ -364,9 +362,7 @@ CommandStatus Port::access_register(const Command &cmd) {
     if (core_.config.trace)
         core_.trace(format("  register %s (%#x) %s", register_name(reg), reg,
                            cmd.op_mod == kRead ? "read" : "write"));
-    return RegisterAccess(core_, *this, cmd.op_mod != kRead,
-                          IFC_GET(access_register_in, cmd.in, argument), in, out)
-        .run(reg);
+    return RegisterAccess(core_, *this, cmd.op_mod != kRead, in, out).run(reg);
 }
 
 void Port::reset() {

@@ -7,20 +7,21 @@ namespace connectx {
 
 namespace {
 
-std::size_t cost(const PageList &list) { return list.pages.size() * sizeof(list.pages[0]); }
-
 /// Takes the page addresses of a ring of `bytes` out of a command.
-CommandStatus take_pages(ConstBytes pas, std::uint64_t bytes, unsigned page_shift, PageList &list) {
+CommandStatus take_pages(Core &core, ConstBytes pas, std::uint64_t bytes, unsigned page_shift,
+                         PageList &list) {
     if (page_shift > 31)
         return bad_param(0x300);
     const std::uint64_t count = ((bytes - 1) >> page_shift) + 1;
     if (pas.size() / 8 < count)
         return bad_input_length(0x301);
+    if (!core.budget.take(count * sizeof(list.pages[0]), list.share))
+        return no_resources(0x303);
     list.page_shift = page_shift;
     list.pages.resize(count);
     for (std::uint64_t i = 0; i < count; ++i) {
         const auto addr = load_be<std::uint64_t>(pas.data() + i * 8);
-        if (addr % MLX5_ADAPTER_PAGE_SIZE != 0)
+        if ((addr & ((1ULL << page_shift) - 1)) != 0)
             return bad_param(0x302);
         list.pages[i] = addr;
     }
@@ -41,17 +42,13 @@ CommandStatus create_eq(Core &core, const Command &cmd) {
     if (uar == nullptr)
         return bad_resource(0x312);
     PageList buf;
-    if (auto st = take_pages(IFC_AT(create_eq_in, cmd.in, pas), sizeof(mlx5_eqe) << log_size,
+    if (auto st = take_pages(core, IFC_AT(create_eq_in, cmd.in, pas), sizeof(mlx5_eqe) << log_size,
                              IFC_GET(eqc, eqc, log_page_size) + MLX5_ADAPTER_PAGE_SHIFT, buf);
         !st.ok())
         return st;
-    if (!core.budget.take(cost(buf)))
-        return no_resources(0x303);
     Eq *eq = core.eqs.create();
-    if (eq == nullptr) {
-        core.budget.give(cost(buf));
+    if (eq == nullptr)
         return no_resources(0x313);
-    }
     eq->vector = vector;
     eq->log_size = log_size;
     eq->buf = std::move(buf);
@@ -67,10 +64,7 @@ CommandStatus create_eq(Core &core, const Command &cmd) {
 
 CommandStatus destroy_eq(Core &core, const Command &cmd) {
     return destroy_object(core, core.eqs, IFC_GET(destroy_eq_in, cmd.in, eq_number), 0x314, 0x315,
-                          [&core](Eq &eq) {
-                              core.uars.release(eq.uar);
-                              core.budget.give(cost(eq.buf));
-                          });
+                          [&core](Eq &eq) { core.uars.release(eq.uar); });
 }
 
 CommandStatus query_eq(Core &core, const Command &cmd) {
@@ -114,18 +108,14 @@ CommandStatus create_cq(Core &core, const Command &cmd) {
         return bad_resource(0x324);
     const unsigned stride = cqe_size == CQE_STRIDE_64 ? 64 : 128;
     PageList buf;
-    if (auto st = take_pages(IFC_AT(create_cq_in, cmd.in, pas),
+    if (auto st = take_pages(core, IFC_AT(create_cq_in, cmd.in, pas),
                              static_cast<std::uint64_t>(stride) << log_size,
                              IFC_GET(cqc, cqc, log_page_size) + MLX5_ADAPTER_PAGE_SHIFT, buf);
         !st.ok())
         return st;
-    if (!core.budget.take(cost(buf)))
-        return no_resources(0x303);
     Cq *cq = core.cqs.create();
-    if (cq == nullptr) {
-        core.budget.give(cost(buf));
+    if (cq == nullptr)
         return no_resources(0x325);
-    }
     cq->eqn = eq->id;
     cq->uar = uar->id;
     cq->log_size = log_size;
@@ -149,7 +139,6 @@ CommandStatus destroy_cq(Core &core, const Command &cmd) {
                               core.completions.forget(cq);
                               core.eqs.release(cq.eqn);
                               core.uars.release(cq.uar);
-                              core.budget.give(cost(cq.buf));
                           });
 }
 
@@ -211,7 +200,6 @@ CommandStatus take_wq(Core &core, ConstBytes wqc, Wq &wq) {
     wq.dbr = {IFC_GET64(wq, wqc, dbr_addr)};
     wq.pd = IFC_GET(wq, wqc, pd);
     wq.uar = IFC_GET(wq, wqc, uar_page);
-    wq.end_padding = IFC_GET(wq, wqc, end_padding_mode) != 0;
     if (wq.log_size > IFC_GET(cmd_hca_cap, core.caps.general(), log_max_wq_sz))
         return limit_exceeded(0x330);
     if (IFC_GET(wq, wqc, page_offset) != 0 || IFC_GET(wq, wqc, wq_umem_valid) != 0 ||
@@ -221,7 +209,7 @@ CommandStatus take_wq(Core &core, ConstBytes wqc, Wq &wq) {
         return bad_param(0x331);
     if (wq.dbr.value % 8 != 0)
         return bad_param(0x332);
-    return take_pages(IFC_AT(wq, wqc, pas), 1ULL << (wq.log_stride + wq.log_size),
+    return take_pages(core, IFC_AT(wq, wqc, pas), 1ULL << (wq.log_stride + wq.log_size),
                       IFC_GET(wq, wqc, log_wq_pg_sz) + MLX5_ADAPTER_PAGE_SHIFT, wq.buf);
 }
 
@@ -256,21 +244,15 @@ CommandStatus create_sq(Core &core, const Command &cmd) {
     Uar *uar = core.uars.find(wq.uar);
     if (cq == nullptr || (has_tis && tis == nullptr) || pd == nullptr || uar == nullptr)
         return bad_resource(0x343);
-    if (!core.budget.take(cost(wq.buf)))
-        return no_resources(0x303);
     Sq *sq = core.sqs.create();
-    if (sq == nullptr) {
-        core.budget.give(cost(wq.buf));
+    if (sq == nullptr)
         return no_resources(0x344);
-    }
     sq->wq = std::move(wq);
     sq->cqn = cq->id;
     sq->tis = tis != nullptr ? tis->id : 0;
-    sq->allow_mpw = IFC_GET(sqc, sqc, allow_multi_pkt_send_wqe) != 0;
     sq->reg_umr = IFC_GET(sqc, sqc, reg_umr) != 0;
     sq->flush_in_error = IFC_GET(sqc, sqc, flush_in_error_en) != 0;
     sq->non_wire = IFC_GET(sqc, sqc, non_wire) != 0;
-    sq->min_inline = IFC_GET(sqc, sqc, min_wqe_inline_mode);
     sq->context.assign(sqc.begin(), sqc.begin() + IFC_BYTES(sqc));
     ++cq->refs;
     ++pd->refs;
@@ -290,7 +272,6 @@ CommandStatus destroy_sq(Core &core, const Command &cmd) {
                               core.pds.release(sq.wq.pd);
                               core.uars.release(sq.wq.uar);
                               core.tises.release(sq.tis);
-                              core.budget.give(cost(sq.wq.buf));
                           });
 }
 
@@ -371,13 +352,9 @@ CommandStatus create_rq(Core &core, const Command &cmd) {
     Pd *pd = core.pds.find(wq.pd);
     if (cq == nullptr || (pd == nullptr && wq.pd != 0))
         return bad_resource(0x354);
-    if (!core.budget.take(cost(wq.buf)))
-        return no_resources(0x303);
     Rq *rq = core.rqs.create();
-    if (rq == nullptr) {
-        core.budget.give(cost(wq.buf));
+    if (rq == nullptr)
         return no_resources(0x355);
-    }
     rq->wq = std::move(wq);
     rq->cqn = cq->id;
     rq->counter_set = counter != nullptr ? counter->id : 0;
@@ -402,7 +379,6 @@ CommandStatus destroy_rq(Core &core, const Command &cmd) {
                               core.cqs.release(rq.cqn);
                               core.pds.release(rq.wq.pd);
                               core.q_counters.release(rq.counter_set);
-                              core.budget.give(cost(rq.wq.buf));
                           });
 }
 
@@ -681,10 +657,7 @@ CommandStatus query_q_counter(Core &core, const Command &cmd) {
         return bad_index(0x393);
     IFC_SET(query_q_counter_out, cmd.out, out_of_buffer, c->out_of_buffer);
     IFC_SET(query_q_counter_out, cmd.out, resp_cqe_error, c->resp_cqe_error);
-    IFC_SET(query_q_counter_out, cmd.out, req_cqe_error, c->req_cqe_error);
     IFC_SET(query_q_counter_out, cmd.out, resp_cqe_flush_error, c->resp_cqe_flush_error);
-    IFC_SET(query_q_counter_out, cmd.out, req_cqe_flush_error, c->req_cqe_flush_error);
-    IFC_SET(query_q_counter_out, cmd.out, cq_overflow, c->cq_overflow);
     if (IFC_GET(query_q_counter_in, cmd.in, clear) != 0) {
         QCounter fresh;
         fresh.id = c->id;

@@ -99,7 +99,16 @@ RxEngine::Outcome RxEngine::dispatch(ConstBytes frame, bool from_wire, bool last
     verify_checksums(frame, info);
     const SteeringVerdict verdict = core_.steering.steer(frame, info);
     Vport &v = core_.vport;
+    const auto count_flow = [&] {
+        for (std::uint32_t id : verdict.counters) {
+            if (FlowCounter *c = core_.flow_counters.find(id)) {
+                ++c->packets;
+                c->bytes += frame.size();
+            }
+        }
+    };
     if (verdict.tirns.empty()) {
+        count_flow();
         if (!verdict.dropped)
             ++v.rx_steer_missed;
         ++core_.stats.rx_dropped;
@@ -134,6 +143,7 @@ RxEngine::Outcome RxEngine::dispatch(ConstBytes frame, bool from_wire, bool last
         if (o == Outcome::kDelivered)
             outcome = o;
     }
+    count_flow();
     if (outcome == Outcome::kDelivered) {
         const bool broadcast =
             std::all_of(frame.begin(), frame.begin() + 6, [](std::uint8_t b) { return b == 0xff; });
@@ -291,9 +301,12 @@ RxEngine::Outcome RxEngine::deliver_striding(Rq &rq, ConstBytes data, mlx5_cqe64
     std::memcpy(&seg, wqe.data() + (linked ? kNextSegment : 0), sizeof(seg));
     const std::uint64_t room = be32_to_cpu(seg.byte_count) & ~kHwStartPadding;
     const std::uint64_t at = static_cast<std::uint64_t>(rq.stride) << rq.log_stride_size;
+    const std::uint64_t base = be64_to_cpu(seg.addr);
     Syndrome st = Syndrome::kLocalLength;
-    if (at + data.size() <= room)
-        st = core_.memory.write(be32_to_cpu(seg.lkey), rq.wq.pd, be64_to_cpu(seg.addr) + at, data);
+    if (base + at < base)
+        st = Syndrome::kLocalProt; // round the end of the address space
+    else if (at + data.size() <= room)
+        st = core_.memory.write(be32_to_cpu(seg.lkey), rq.wq.pd, base + at, data);
     if (st != Syndrome::kOk) {
         set_error(rq, st);
         return Outcome::kDropped;
@@ -346,6 +359,8 @@ void RxEngine::set_error(Rq &rq, Syndrome syndrome) {
         if (linked)
             cqe.wqe_id = cpu_to_be16(index);
         ++core_.stats.error_cqes;
+        if (QCounter *c = core_.q_counters.find(rq.counter_set))
+            ++(syndrome == Syndrome::kFlush ? c->resp_cqe_flush_error : c->resp_cqe_error);
         if (cq == nullptr || !core_.completions.complete(*cq, cqe))
             break;
         ++rq.ci;

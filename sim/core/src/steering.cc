@@ -11,8 +11,17 @@ constexpr unsigned kNicReceive = MLX5_FLOW_TABLE_TYPE_NIC_RCV;
 constexpr unsigned kSupportedActions =
     MLX5_FLOW_CONTEXT_ACTION_ALLOW | MLX5_FLOW_CONTEXT_ACTION_DROP |
     MLX5_FLOW_CONTEXT_ACTION_FWD_DEST | MLX5_FLOW_CONTEXT_ACTION_COUNT;
-// A frame that has crossed so many tables goes in circles.
+// A frame that has crossed so many tables goes in circles: miss tables may lead to each other.
 constexpr unsigned kMaxHops = 256;
+// Of what a driver may build only so much is gone through for one frame.
+constexpr unsigned kMaxGroupsPerFrame = 1U << 16;
+constexpr std::size_t kMaxCopies = 64;
+
+/// A limit of the receive flow tables as the capabilities have it.
+#define NIC_RECEIVE_CAP(core, field)                                                               \
+    IFC_GET(flow_table_nic_cap,                                                                    \
+            ConstBytes(*(core).caps.find(MLX5_CAP_FLOW_TABLE, CapMode::kCurrent)),                 \
+            flow_table_properties_nic_receive.field)
 
 /// Own or no vport only: there is no e-switch to manage others with.
 template <typename Get> bool foreign_vport(Get other_vport) { return other_vport != 0; }
@@ -32,11 +41,8 @@ CommandStatus create_flow_table(Core &core, const Command &cmd) {
         IFC_GET(flow_table_context, ctx, termination_table) != 0 ||
         miss > MLX5_FLOW_TABLE_MISS_ACTION_FWD)
         return bad_param(0x401);
-    const Capabilities::Block &caps = *core.caps.find(MLX5_CAP_FLOW_TABLE, CapMode::kCurrent);
-    if (log_size > IFC_GET(flow_table_nic_cap, ConstBytes(caps),
-                           flow_table_properties_nic_receive.log_max_ft_size) ||
-        level > IFC_GET(flow_table_nic_cap, ConstBytes(caps),
-                        flow_table_properties_nic_receive.max_ft_level))
+    if (log_size > NIC_RECEIVE_CAP(core, log_max_ft_size) ||
+        level > NIC_RECEIVE_CAP(core, max_ft_level))
         return limit_exceeded(0x402);
     FlowTable *next = nullptr;
     if (miss == MLX5_FLOW_TABLE_MISS_ACTION_FWD) {
@@ -167,11 +173,6 @@ std::vector<std::uint32_t> masked_key(const std::vector<MatchWord> &words, Const
     return key;
 }
 
-/// What a group takes out of the budget.
-std::size_t cost(const FlowGroup &group) {
-    return sizeof(group) + group.words.size() * sizeof(MatchWord);
-}
-
 CommandStatus create_flow_group(Core &core, const Command &cmd) {
     FlowTable *table = core.steering.find(IFC_GET(create_flow_group_in, cmd.in, table_type),
                                           IFC_GET(create_flow_group_in, cmd.in, table_id));
@@ -190,15 +191,15 @@ CommandStatus create_flow_group(Core &core, const Command &cmd) {
     if (after != table->groups.begin() && std::prev(after)->second.end >= start)
         return bad_param(0x413);
     FlowGroup group;
-    do // numbers come round, and some are still in use
+    do
         group.id = ++table->next_group & 0xffffff;
     while (table->start_of_group.contains(group.id));
     group.start = start;
     group.end = end;
     group.criteria_enable = enable;
     group.words = masked_words(IFC_AT(create_flow_group_in, cmd.in, match_criteria), enable);
-    if (!core.budget.take(cost(group)))
-        return no_resources(0x433);
+    if (!core.budget.take(sizeof(group) + group.words.size() * sizeof(MatchWord), group.share))
+        return no_resources(0x419);
     IFC_SET(create_flow_group_out, cmd.out, group_id, group.id);
     table->start_of_group[group.id] = start;
     table->groups.emplace(start, std::move(group));
@@ -220,7 +221,6 @@ CommandStatus destroy_flow_group(Core &core, const Command &cmd) {
         return bad_index(0x415);
     if (!group->by_key.empty())
         return busy(0x416);
-    core.budget.give(cost(*group));
     table->start_of_group.erase(group->id);
     table->groups.erase(group->start);
     return kOk;
@@ -257,25 +257,18 @@ void reference_destinations(Core &core, const Fte &fte, int by) {
             c->refs += by;
 }
 
-/// What an entry takes out of the budget.
-std::size_t cost(const Fte &fte) {
-    return sizeof(fte) + fte.context.size() + 2 * fte.key.size() * sizeof(fte.key[0]) +
-           fte.destinations.size() * sizeof(FlowDestination);
-}
-
 CommandStatus take_destinations(Core &core, const FlowTable &table, ConstBytes ctx, Fte &fte) {
     const std::size_t count = IFC_GET(flow_context, ctx, destination_list_size);
     const std::size_t counters = IFC_GET(flow_context, ctx, flow_counter_list_size);
     constexpr std::size_t kStride = IFC_BYTES(dest_format_struct);
+    if (count > 1U << NIC_RECEIVE_CAP(core, log_max_destination) ||
+        counters > 1U << NIC_RECEIVE_CAP(core, log_max_flow_counter))
+        return limit_exceeded(0x42d);
     ConstBytes list = IFC_AT(flow_context, ctx, destination);
     if (list.size() / kStride < count + counters)
         return bad_input_length(0x420);
-    const ConstBytes caps = *core.caps.find(MLX5_CAP_FLOW_TABLE, CapMode::kCurrent);
-    if (count > 1U << IFC_GET(flow_table_nic_cap, caps,
-                              flow_table_properties_nic_receive.log_max_destination) ||
-        counters > 1U << IFC_GET(flow_table_nic_cap, caps,
-                                 flow_table_properties_nic_receive.log_max_flow_counter))
-        return limit_exceeded(0x431);
+    fte.context.assign(ctx.begin(),
+                       list.begin() + static_cast<std::ptrdiff_t>((count + counters) * kStride));
     for (std::size_t i = 0; i < count; ++i, list = list.subspan(kStride)) {
         const FlowDestination d{IFC_GET(dest_format_struct, list, destination_type),
                                 IFC_GET(dest_format_struct, list, destination_id)};
@@ -327,12 +320,6 @@ CommandStatus set_fte(Core &core, const Command &cmd) {
     if (auto st = take_destinations(core, *table, ctx, fte); !st.ok())
         return st;
     fte.key = masked_key(group->words, IFC_AT(flow_context, ctx, match_value));
-    // No more of it than is there: the message may be longer.
-    fte.context.assign(
-        ctx.begin(),
-        ctx.begin() + static_cast<std::ptrdiff_t>(IFC_BYTE_OFF(flow_context, destination) +
-                                                  (fte.destinations.size() + fte.counters.size()) *
-                                                      IFC_BYTES(dest_format_struct)));
 
     auto old = table->entries.find(index);
     if (old != table->entries.end()) {
@@ -347,11 +334,14 @@ CommandStatus set_fte(Core &core, const Command &cmd) {
     const auto twin = group->by_key.find(fte.key);
     if (twin != group->by_key.end() && twin->second != index)
         return bad_param(0x42c);
-    if (!core.budget.take(cost(fte)))
-        return no_resources(0x432);
+    // The key is kept twice.
+    if (!core.budget.take(sizeof(fte) + fte.context.size() +
+                              2 * fte.key.size() * sizeof(fte.key[0]) +
+                              fte.destinations.size() * sizeof(FlowDestination),
+                          fte.share))
+        return no_resources(0x431);
     reference_destinations(core, fte, 1);
     if (old != table->entries.end()) {
-        core.budget.give(cost(old->second));
         reference_destinations(core, old->second, -1);
         group->by_key.erase(old->second.key);
     }
@@ -364,11 +354,10 @@ CommandStatus delete_fte(Core &core, const Command &cmd) {
     FlowTable *table = core.steering.find(IFC_GET(delete_fte_in, cmd.in, table_type),
                                           IFC_GET(delete_fte_in, cmd.in, table_id));
     if (table == nullptr)
-        return bad_index(0x42d);
+        return bad_index(0x432);
     auto it = table->entries.find(IFC_GET(delete_fte_in, cmd.in, flow_index));
     if (it == table->entries.end())
         return bad_index(0x42e);
-    core.budget.give(cost(it->second));
     reference_destinations(core, it->second, -1);
     if (FlowGroup *group = find_group(*table, it->second.group))
         group->by_key.erase(it->second.key);
@@ -510,6 +499,7 @@ SteeringVerdict Steering::steer(ConstBytes frame, const PacketInfo &info) {
     std::vector<std::uint32_t> todo;
     if (auto first = root(kNicReceive))
         todo.push_back(*first);
+    unsigned groups_tried = 0;
     for (unsigned hops = 0; !todo.empty() && hops < kMaxHops; ++hops) {
         const FlowTable *table = core_.flow_tables.find(todo.back());
         todo.pop_back();
@@ -517,6 +507,8 @@ SteeringVerdict Steering::steer(ConstBytes frame, const PacketInfo &info) {
             continue;
         const Fte *hit = nullptr;
         for (const auto &[start, group] : table->groups) {
+            if (++groups_tried > kMaxGroupsPerFrame)
+                return verdict;
             if (group.by_key.empty())
                 continue;
             auto it = group.by_key.find(masked_key(group.words, value));
@@ -530,12 +522,7 @@ SteeringVerdict Steering::steer(ConstBytes frame, const PacketInfo &info) {
                 todo.push_back(table->miss_table);
             continue;
         }
-        for (std::uint32_t id : hit->counters) {
-            if (FlowCounter *c = core_.flow_counters.find(id)) {
-                ++c->packets;
-                c->bytes += frame.size();
-            }
-        }
+        verdict.counters.insert(verdict.counters.end(), hit->counters.begin(), hit->counters.end());
         if ((hit->action & MLX5_FLOW_CONTEXT_ACTION_DROP) != 0) {
             verdict.dropped = true;
             continue;
@@ -546,7 +533,7 @@ SteeringVerdict Steering::steer(ConstBytes frame, const PacketInfo &info) {
         for (const FlowDestination &d : hit->destinations) {
             if (d.type == MLX5_IFC_FLOW_DESTINATION_TYPE_FLOW_TABLE)
                 todo.push_back(d.id);
-            else
+            else if (verdict.tirns.size() < kMaxCopies)
                 verdict.tirns.push_back(d.id);
         }
     }

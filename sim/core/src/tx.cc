@@ -15,12 +15,12 @@ constexpr std::size_t kCtrl = sizeof(mlx5_wqe_ctrl_seg);
 constexpr std::size_t kEthEnd = kCtrl + sizeof(mlx5_wqe_eth_seg);
 constexpr std::size_t kInlineStart = kCtrl + offsetof(mlx5_wqe_eth_seg, inline_hdr.start);
 constexpr std::size_t kMaxLsoPayload = 256 * 1024;
-constexpr std::size_t kMaxLsoFrames = 16 * 1024; ///< of one WQE
+constexpr std::size_t kMaxLsoFrames = 65535; // Linux's GSO_MAX_SEGS
 constexpr std::size_t kMinFrame = 60;
 constexpr std::uint32_t kLengthMask = 0x7fffffff;
-constexpr unsigned kBudgetPerTurn = 64;       ///< WQEs of one queue before the next has its turn
-constexpr unsigned kBudgetPerRun = 1024;      ///< WQEs before the host loop gets control back
-constexpr unsigned kFramesPerRun = 64 * 1024; ///< the same, where few WQEs make many frames
+// In WQEs, or frames where a WQE is several. What a WQE takes beyond it is at most kMaxLsoFrames.
+constexpr unsigned kBudgetPerTurn = 64;  ///< of one queue before the next has its turn
+constexpr unsigned kBudgetPerRun = 4096; ///< before the host loop gets control back
 
 template <typename T> T segment(ConstBytes wqe, std::size_t offset) {
     T s;
@@ -115,8 +115,7 @@ void TxEngine::forget(Sq &sq) {
 
 void TxEngine::run() {
     unsigned budget = kBudgetPerRun;
-    frames_ = 0;
-    while (!ready_.empty() && budget > 0 && frames_ < kFramesPerRun) {
+    while (!ready_.empty() && budget > 0) {
         const std::uint32_t sqn = ready_.front();
         ready_.pop_front();
         Sq *sq = core_.sqs.find(sqn);
@@ -124,16 +123,19 @@ void TxEngine::run() {
             continue;
         sq->queued = false;
         unsigned turn = std::min(budget, kBudgetPerTurn);
-        while (turn > 0 && frames_ < kFramesPerRun && sq->ci != sq->pi && execute_one(*sq)) {
-            --turn;
-            --budget;
+        while (turn > 0 && sq->ci != sq->pi) {
+            frames_ = 0;
+            const bool go_on = execute_one(*sq);
+            const unsigned used = std::max(1U, frames_);
+            turn -= std::min(turn, used);
+            budget -= std::min(budget, used);
+            if (!go_on)
+                break;
         }
         if (sq->state != QueueState::kReset && sq->ci != sq->pi && !sq->queued) {
             sq->queued = true;
             ready_.push_back(sqn);
         }
-        if (budget == 0)
-            break;
     }
 }
 
@@ -370,7 +372,7 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, C
                                     QuicOffload::Job &job) {
     const std::size_t mss = be16_to_cpu(wqe.eth().mss);
     if (mss == 0 || payload.empty() || header.size() < 14 + 20 + 8 ||
-        header.size() + mss > Port::kMaxMtu || payload.size() / mss >= kMaxLsoFrames)
+        header.size() + mss > Port::kMaxMtu || (payload.size() - 1) / mss >= kMaxLsoFrames)
         return Syndrome::kLocalLength;
     const PacketInfo info = parse_packet(header);
     // The headers must end exactly where the inlined part does.
@@ -419,7 +421,6 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, C
 }
 
 void TxEngine::emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame) {
-    ++frames_;
     const mlx5_wqe_eth_seg eth = wqe.eth();
     const bool lso = wqe.opcode == MLX5_OPCODE_LSO;
     const bool l3 = lso || (eth.cs_flags & MLX5_ETH_WQE_L3_CSUM) != 0;
@@ -434,6 +435,7 @@ void TxEngine::emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame) {
     if (frame.size() < kMinFrame)
         frame.resize(kMinFrame);
 
+    ++frames_;
     Vport &v = core_.vport;
     const bool multicast = (frame[0] & 1) != 0;
     const bool broadcast =
@@ -487,8 +489,8 @@ Syndrome TxEngine::umr(Sq &sq, const Wqe &wqe) {
     if (first > mkey->mtt.size() || count > mkey->mtt.size() - first)
         return Syndrome::kLocalProt;
     for (std::size_t i = 0; i < count; ++i)
-        mkey->mtt[first + i] =
-            load_be<std::uint64_t>(wqe.raw.data() + kEntries + i * 8) & ~0xfffULL;
+        mkey->mtt[first + i] = load_be<std::uint64_t>(wqe.raw.data() + kEntries + i * 8) &
+                               ~((1ULL << mkey->page_shift) - 1);
     if ((be64_to_cpu(uctrl.mkey_mask) & MLX5_MKEY_MASK_FREE) != 0) {
         const std::uint8_t status = wqe.raw[kCtrl + sizeof(mlx5_wqe_umr_ctrl_seg)];
         mkey->free = (status & MLX5_MKEY_STATUS_FREE) != 0;

@@ -29,6 +29,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(ConnectxState, CONNECTX)
 #define CONNECTX_DEVICE_ID 0x1021 /* ConnectX-7 */
 #define CONNECTX_VPD_SIZE 0x80
 #define CONNECTX_VPD_CAP_SIZE 0x08
+#define CONNECTX_MAX_COMPLAINTS 1000
 
 struct ConnectxState {
     PCIDevice parent_obj;
@@ -51,6 +52,7 @@ struct ConnectxState {
     bool quic_lso;
     char *quic_ciphers;
     bool trace;
+    unsigned complaints; /* of the model, about what the guest does */
     char *fault;
 
     uint8_t vsc_offset;
@@ -145,6 +147,16 @@ static void connectx_host_log(void *opaque, enum connectx_log_level level, const
     ConnectxState *s = opaque;
     const char *id = DEVICE(s)->id ? DEVICE(s)->id : TYPE_CONNECTX;
 
+    /* A guest can cause as many of these as it likes: it must not fill the host's log. */
+    if ((level == CONNECTX_LOG_ERROR || level == CONNECTX_LOG_WARNING) && !s->trace) {
+        if (s->complaints > CONNECTX_MAX_COMPLAINTS) {
+            return;
+        }
+        if (++s->complaints > CONNECTX_MAX_COMPLAINTS) {
+            warn_report("%s: from here on only with trace=on", id);
+            return;
+        }
+    }
     switch (level) {
     case CONNECTX_LOG_ERROR:
         error_report("%s: %s", id, text);
