@@ -48,7 +48,8 @@ void GuestDevice::set_offload(bool on) {
 
 Counters GuestDevice::counters() const {
     Counters all = quic_test::ethtool_statistics(name_);
-    for (const auto &[name, value] : quic_test::Statistics::read().all())
+    const auto stack = quic_test::Statistics::read();
+    for (const auto &[name, value] : stack.all())
         all["stat:" + name] = value;
     return all;
 }
