@@ -142,7 +142,7 @@ TEST_F(Ctl, ADeviceTakesThem) {
         EXPECT_EQ(devices[0].at("forms"), json({"index"}));
         EXPECT_EQ(tool({"dev", "show", "va"}).out,
                   "va: offload on\n    ciphers: aes-128-gcm aes-256-gcm chacha20-poly1305 "
-                  "aes-128-ccm\n    keys by: index\n    SAs held: 0\n");
+                  "aes-128-ccm\n    keys by: index\n    SAs held: 1 of 4096\n");
         const ToolResult loopback = tool({"dev", "show", "lo"});
         EXPECT_EQ(loopback.status, 1);
         EXPECT_EQ(loopback.err,
