@@ -95,7 +95,7 @@ void for_each_attribute(const nlmsghdr *message,
     const auto *tail = static_cast<const char *>(mnl_nlmsg_get_payload_tail(message));
     for (const auto *attribute =
              static_cast<const nlattr *>(mnl_nlmsg_get_payload_offset(message, sizeof(genlmsghdr)));
-         mnl_attr_ok(attribute, tail - reinterpret_cast<const char *>(attribute));
+         mnl_attr_ok(attribute, static_cast<int>(tail - reinterpret_cast<const char *>(attribute)));
          attribute = mnl_attr_next(attribute))
         handle(mnl_attr_get_type(attribute), attribute);
 }
