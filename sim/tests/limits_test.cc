@@ -67,7 +67,7 @@ TEST_F(Limits, PageAddressesOfAllObjects) {
     // What an object had is there again when it is gone, also when a command failed half-way.
     destroy(keys.front());
     store_be<std::uint64_t>(IFC_AT(create_cq_in, Bytes(cq_in), pas).data(), 0x123);
-    for (unsigned i = 0; i < 20000; ++i)
+    for (unsigned i = 0; i < 9000; ++i)
         ASSERT_EQ(execute(cq_in).status, MLX5_CMD_STAT_BAD_PARAM_ERR);
     const Message largest = mkey_request(1U << 18);
     EXPECT_TRUE(execute(largest).ok());
@@ -77,7 +77,7 @@ TEST_F(Limits, PageAddressesOfAllObjects) {
     EXPECT_TRUE(execute(REQUEST(init_hca, INIT_HCA)).ok());
     EXPECT_TRUE(execute(REQUEST(alloc_pd, ALLOC_PD)).ok());
     d.pd = IFC_GET(alloc_pd_out, ConstBytes(out), pd);
-    EXPECT_EQ(use_up_memory().size(), keys.size());
+    EXPECT_GE(use_up_memory().size(), keys.size()); // what the queues of open() had is free too
 }
 
 /// A page address is that of a whole page: with what is below the page size it would lead past the
