@@ -37,7 +37,18 @@ jq -e '.one_rtt > 1000 and .decrypted == .one_rtt and .client_one_rtt > 0 and .c
 [[ -n $(tshark -n -r "$file" -Y http3 -T fields -e frame.number 2>/dev/null | head -n 1) ]] || fail 'no HTTP/3 to be seen'
 
 # It is the secrets in the file that do it: without them, nothing is readable.
-editcap --discard-all-secrets "$file" "$folder/without.pcapng"
+# (Wireshark 4.0 writes no capture that had secrets, not even with --discard-all-secrets: the block of
+# type 10 is left out by hand.)
+/usr/bin/python3 -S - "$file" "$folder/without.pcapng" <<'END'
+import struct, sys
+data, at = open(sys.argv[1], 'rb').read(), 0
+with open(sys.argv[2], 'wb') as out:
+    while at < len(data):
+        kind, length = struct.unpack_from('<II', data, at)
+        if kind != 10:
+            out.write(data[at:at + length])
+        at += length
+END
 without=$("$root/scripts/wire-decrypt.sh" "$folder/without.pcapng" - "$port")
 jq -e '.one_rtt > 1000 and .decrypted == 0 and .client_decrypted == 0' <<<"$without" >/dev/null ||
     fail "readable without the secrets: $without"
