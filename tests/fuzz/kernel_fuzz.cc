@@ -448,9 +448,10 @@ void Program::send(Input &in) {
         parts[i] = {at + used, length};
         used += length;
     }
+    constexpr int kProbe = 0x10; // MSG_PROBE: no header of user space has it
     static constexpr std::array<int, 12> kFlags{
-        0,           0,         0,       0,           0, MSG_MORE, MSG_DONTWAIT, MSG_ZEROCOPY,
-        MSG_CONFIRM, MSG_PROBE, MSG_OOB, MSG_ZEROCOPY};
+        0,           0,      0,       0,           0, MSG_MORE, MSG_DONTWAIT, MSG_ZEROCOPY,
+        MSG_CONFIRM, kProbe, MSG_OOB, MSG_ZEROCOPY};
     Address to = address(in);
     msghdr header{};
     if ((how & 2) == 0) {
@@ -503,16 +504,16 @@ void Program::device(Input &in) {
     switch (const std::uint8_t how = in.u8(); how % 6) {
     case 0:
     case 1: {
-        struct {
-            ethtool_sfeatures head;
-            std::array<ethtool_set_features_block, 2> blocks;
-        } set{};
-        set.head.cmd = ETHTOOL_SFEATURES;
-        set.head.size = 2;
+        constexpr std::size_t kSize =
+            sizeof(ethtool_sfeatures) + 2 * sizeof(ethtool_set_features_block);
+        alignas(ethtool_sfeatures) std::array<std::uint8_t, kSize> memory{};
+        auto *set = reinterpret_cast<ethtool_sfeatures *>(memory.data());
+        set->cmd = ETHTOOL_SFEATURES;
+        set->size = 2;
         constexpr unsigned kUdpCrypto = 37 - 32; // NETIF_F_HW_UDP_CRYPTO_TX_BIT
-        set.blocks[1].valid = 1U << kUdpCrypto;
-        set.blocks[1].requested = how % 6 == 0 ? 1U << kUdpCrypto : 0;
-        request.ifr_data = reinterpret_cast<char *>(&set);
+        set->features[1].valid = 1U << kUdpCrypto;
+        set->features[1].requested = how % 6 == 0 ? 1U << kUdpCrypto : 0;
+        request.ifr_data = reinterpret_cast<char *>(set);
         note(9, ::ioctl(fd.get(), SIOCETHTOOL, &request));
         break;
     }
