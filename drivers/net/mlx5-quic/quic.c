@@ -217,13 +217,20 @@ static void mlx5e_quic_cmd_exec(struct mlx5e_quic *quic,
 				struct mlx5e_quic_batch *batch,
 				struct mlx5e_quic_cmd *cmd, u32 *in, int inlen)
 {
-	cmd->err = mlx5_cmd_exec_cb(&batch->ctx, in, inlen, cmd->out,
-				    sizeof(cmd->out), mlx5e_quic_cmd_done,
-				    &cmd->work);
+	int err;
+
+	cmd->err = 0;
+	err = mlx5_cmd_exec_cb(&batch->ctx, in, inlen, cmd->out,
+			       sizeof(cmd->out), mlx5e_quic_cmd_done,
+			       &cmd->work);
+	/* mlx5e_quic_cmd_done() tells how it ended, and may have done so */
+	if (!err)
+		return;
 	/* others use the slots; this waits for one */
-	if (cmd->err == -EBUSY)
-		cmd->err = mlx5_cmd_do(quic->priv->mdev, in, inlen, cmd->out,
-				       sizeof(cmd->out));
+	if (err == -EBUSY)
+		err = mlx5_cmd_do(quic->priv->mdev, in, inlen, cmd->out,
+				  sizeof(cmd->out));
+	cmd->err = err;
 }
 
 static void mlx5e_quic_create(struct mlx5e_quic *quic,

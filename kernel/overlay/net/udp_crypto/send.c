@@ -39,7 +39,7 @@ static int udp_crypto_cmsg_inline(struct udp_crypto_tx *tx, u8 *data,
 
 	data += offsetof(struct udp_quic_crypto_inline, keys);
 	memcpy(&keys, data, sizeof(keys));
-	/* the buffer is the kernel's copy, and is freed without being zeroed */
+	/* the kernel's copy, of which nothing is needed from here on */
 	memzero_explicit(data, sizeof(keys));
 	err = udp_quic_keys_check(&keys);
 	if (!err) {
