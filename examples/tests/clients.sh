@@ -29,6 +29,7 @@ server_pid=''
 # shellcheck disable=SC2317,SC2329 # called by the trap
 cleanup() {
     [[ -z $server_pid ]] || kill "$server_pid" 2>/dev/null || true
+    [[ -z ${CLIENTS_RECORD:-} ]] || cp "$work/secrets.log" "$work/cases" "$CLIENTS_RECORD/" || true
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -43,8 +44,10 @@ failures=0 cases=0
 record=${CLIENTS_RECORD:-}
 if [[ -n $record ]]; then
     cp "$work/root/file.bin" "$record/file.bin"
-    : >"$record/cases"
-    export SSLKEYLOGFILE=$record/secrets.log
+    : >"$work/cases"
+    # Not in the record folder, which is the host's: ten clients that append to one file over 9p may wait
+    # for each other without end (netfs of 6.12, "No submit").
+    export SSLKEYLOGFILE=$work/secrets.log
 fi
 
 # --- where server and clients are ------------------------------------------------------------------
@@ -170,8 +173,10 @@ run_case() {
                 # In front of the NIC netem has lost and doubled some.
                 [[ -n ${lossy:-} ]] || expect 'the NIC protects all' \
                     '.kernel | .TxDevice == .TxPackets and .TxPackets == .tx_quic_index_packets + .tx_quic_inline_packets'
+                # A handful of packets may be gone before the device has confirmed anything.
                 [[ ${inline:-false} = true ]] || expect 'the NIC has the keys before long' \
-                    '.kernel | .tx_quic_index_packets > .tx_quic_inline_packets'
+                    '.send.kernel.packets < 50 * .connections.accepted
+                     or (.kernel | .tx_quic_index_packets > .tx_quic_inline_packets)'
             else
                 expect 'software protects all' '.kernel | .TxSoftware == .TxPackets'
             fi
@@ -182,7 +187,7 @@ run_case() {
             expect "${expectations[i]}" "${expectations[i + 1]}"
         done
     fi
-    [[ -z $record ]] || printf '%s %s %s\n' "$next_port" "$name" "$(jq -c . "$work/stats.json" 2>/dev/null)" >>"$record/cases"
+    [[ -z $record ]] || printf '%s %s %s\n' "$next_port" "$name" "$(jq -c . "$work/stats.json" 2>/dev/null)" >>"$work/cases"
     if ((${#problems[@]})); then
         failures=$((failures + 1))
         printf 'FAIL  %s\n' "$name"

@@ -41,8 +41,9 @@ failures=0
 # check PORT NAME WHAT JQ-EXPRESSION: .wire is what wire-decrypt.sh tells of the port, .server what the
 # server counted.
 check() {
-    jq -e --argjson port "$1" --slurpfile cases <(grep "^$1 " "$work/cases" | cut -d' ' -f3-) \
-        'select(.port == $port) | {wire: ., server: $cases[0]} | '"$4" "$work/decrypted.json" >/dev/null && return
+    # Slurped: the status of jq is that of the last output, and every port has a line.
+    jq -se --argjson port "$1" --slurpfile cases <(grep "^$1 " "$work/cases" | cut -d' ' -f3-) \
+        'map(select(.port == $port))[0] | {wire: ., server: $cases[0]} | '"$4" "$work/decrypted.json" >/dev/null && return
     failures=$((failures + 1))
     printf 'FAIL  %s on the wire: %s\n      (not so: %s)\n      ' "$2" "$3" "$4"
     jq -c "select(.port == $1)" "$work/decrypted.json"

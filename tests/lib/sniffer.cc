@@ -122,7 +122,7 @@ std::vector<Frame> Sniffer::drain() {
                 continue;
             break;
         }
-        if (from.sll_pkttype == PACKET_OUTGOING && from.sll_ifindex == ignored_ifindex_)
+        if (from.sll_pkttype == PACKET_OUTGOING && ignored_.contains(from.sll_ifindex))
             continue;
         Frame frame;
         buffer.resize(static_cast<std::size_t>(length));

@@ -3,6 +3,7 @@
 // Listens on every device of a network namespace, and knows the plaintext pattern and checksums.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,8 +24,8 @@ class Sniffer {
     // Of the calling thread's network namespace.
     explicit Sniffer(std::string where);
 
-    // Not judged: what is on its way out at this device.
-    void ignore_outgoing_of(int ifindex) { ignored_ifindex_ = ifindex; }
+    // Not judged: what is on its way out at this device, and at others that were named before.
+    void ignore_outgoing_of(int ifindex) { ignored_.insert(ifindex); }
 
     // What has been heard since the last call; never waits.
     std::vector<Frame> drain();
@@ -38,7 +39,7 @@ class Sniffer {
   private:
     std::string where_;
     UniqueFd fd_;
-    int ignored_ifindex_ = 0;
+    std::set<int> ignored_;
     unsigned udp_frames_ = 0;
     unsigned checksums_verified_ = 0;
 };

@@ -207,9 +207,15 @@ void World::listen(bool judge_all) {
     b.run([&] { sniffer_b_ = std::make_unique<Sniffer>("host b"); });
     if (wire_ != Wire::kVeth && !judge_all) {
         // What goes to a device that encrypts is plaintext to a listener in front of it, as with
-        // any crypto offload. Everything else that a's devices show must not be.
+        // any crypto offload; a VLAN device passes it on. Everything else that a's devices show
+        // must not be.
         const InNamespace inside(a);
         sniffer_a_->ignore_outgoing_of(static_cast<int>(::if_nametoindex("va")));
+        std::istringstream vlans(a.command("ip -br link show type vlan | cut -d@ -f1"));
+        for (std::string vlan; vlans >> vlan;)
+            if (a.command("ethtool -k " + vlan).find("udp-crypto-hw-tx-offload: on") !=
+                std::string::npos)
+                sniffer_a_->ignore_outgoing_of(static_cast<int>(::if_nametoindex(vlan.c_str())));
     }
 }
 
