@@ -30,9 +30,9 @@ capture=$1 keys=$2 first=${3%-*} last=${3#*-}
 hints=()
 [[ $keys = - ]] || hints=(-o "tls.keylog_file:$keys" -d "udp.port==$first-$last,quic")
 
-# A frame may hold several QUIC packets: the fields are lists.
+# A frame may hold several QUIC packets: the fields are lists. An ICMP error quotes a packet that has been seen.
 tshark -n -r "$capture" "${hints[@]}" -o ip.check_checksum:TRUE -o udp.check_checksum:TRUE \
-    -Y "(udp.srcport>=$first && udp.srcport<=$last) || (udp.dstport>=$first && udp.dstport<=$last)" \
+    -Y "!icmp && !icmpv6 && ((udp.srcport>=$first && udp.srcport<=$last) || (udp.dstport>=$first && udp.dstport<=$last))" \
     -T fields -e frame.number -e udp.stream -e udp.srcport -e udp.dstport -e udp.length \
     -e quic.header_form -e quic.packet_number -e quic.frame_type -e quic.decryption_failed -e _ws.malformed \
     -e quic.key_phase -e ip.dsfield.ecn -e ipv6.tclass.ecn -e quic.ack.ect0_count -e quic.ack.ect1_count \
