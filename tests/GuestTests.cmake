@@ -144,7 +144,7 @@ endif()
 
 # --- all at once ----------------------------------------------------------------------------------
 add_guest_test(NAME stress COMMAND stress_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS stress long)
-add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 1200 LABELS stress long)
+add_guest_test(NAME stress.debug COMMAND stress_test KERNEL debug CPUS 2 TIMEOUT 3600 LABELS stress long)
 
 # A short storm; QUIC_STORM_PACKETS=1000000 and other seeds for the long one (docs/hardening.md).
 add_guest_test(NAME stress.storm COMMAND storm_test KERNEL release TIMEOUT 1500 LABELS stress long)
