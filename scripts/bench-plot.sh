@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 # Two rows a bar are enough for a reader: per packet at 53 and at 1 packets a send, IPv4.
 for packets in 1 53; do
     /usr/bin/jq -r --arg packets "$packets" '
-        def label: {
+        def caption: {
             plain: "UDP alone", plain_zerocopy: "UDP alone, zero-copy",
             user_aes_128_gcm: "OpenSSL AES-128-GCM", user_aes_256_gcm: "OpenSSL AES-256-GCM",
             user_chacha20_poly1305: "OpenSSL ChaCha20", user_aes_128_gcm_zerocopy: "OpenSSL AES-128-GCM, zero-copy",
@@ -23,7 +23,7 @@ for packets in 1 53; do
             software_aes_128_gcm: "kernel AES-128-GCM", software_aes_256_gcm: "kernel AES-256-GCM",
             software_chacha20_poly1305: "kernel ChaCha20"}[.] // .;
         .sender | to_entries[] | select(.value.ipv4[$packets] != null)
-        | [(.key | label), .value.ipv4[$packets].instructions_per_packet,
+        | [(.key | caption), .value.ipv4[$packets].instructions_per_packet,
            (if .key | startswith("plain") then 0 elif .key | startswith("user") then 1
             elif .key | startswith("software") then 2 else 3 end)] | @tsv' "$results" >"$work/$packets.tsv"
 done
@@ -37,7 +37,6 @@ set datafile separator "\t"
 set multiplot layout 1, 2
 set style fill solid 0.85 noborder
 set boxwidth 0.7
-set xrange [0:*]
 set xtics format "%.0f" nomirror
 set grid xtics lc rgb "#dddddd"
 set ytics nomirror scale 0
@@ -46,6 +45,8 @@ set key off
 colour(kind) = kind == 0 ? 0x9e9e9e : (kind == 1 ? 0xd95f02 : (kind == 2 ? 0x7570b3 : 0x1b9e77))
 do for [packets in "53 1"] {
     file = "$work/" . packets . ".tsv"
+    set xrange [*:*]
+    set yrange [*:*]
     stats file using 2 nooutput
     rows = STATS_records
     set yrange [rows - 0.4:-0.6]
