@@ -105,7 +105,7 @@ foreach(part inline lso)
   add_nic_test(nic.without.${part} nic_test OPTIONS ,quic-${part}=off LABELS long
                ARGS --gtest_filter=Capabilities.* ENV QUIC_TEST_WITHOUT=${part})
 endforeach()
-add_nic_test(nic.full.debug nic_test KERNEL debug OPTIONS ,sadb-size=4 LABELS long
+add_nic_test(nic.full.debug nic_test KERNEL debug OPTIONS ,sadb-size=4 TIMEOUT 2400 LABELS long
              ARGS --gtest_filter=Database.* ENV QUIC_TEST_SADB=4)
 # quic-sadb-ctl with the devices, and 100,000 SAs in one of them.
 if(TARGET netlink_test)

@@ -287,15 +287,6 @@ client_args=(--change-local-addr=20ms --delay-stream=200ms)
 expectations=('the new address is validated' '.connections.path_changes > 0')
 run_case migration download
 client_args=()
-# A remembered token stands for the address: one Retry for two connections.
-download_twice() {
-    client_args=("--token-file=$work/token" "--session-file=$work/session" "--tp-file=$work/parameters")
-    download && rm -f "$work/download/file.bin" && download
-}
-expectations=('the token is taken' '.connections.retries == 1 and .connections.handshakes == 2')
-run_case token download_twice --retry
-client_args=()
-
 # --- versions --------------------------------------------------------------------------------------
 
 # The client offers a version that nobody knows.

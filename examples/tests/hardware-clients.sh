@@ -53,11 +53,16 @@ check() {
 looked_at=0
 while read -r port name _; do
     looked_at=$((looked_at + 1))
-    if [[ $name = cipher-AES-128-CCM ]]; then
-        # Wireshark 4.0 does not decrypt this one in QUIC.
-        "$opener" "$work/wire.pcap" "$work/secrets.log" "$port" AES-128-CCM |
-            jq -c --argjson port "$port" '. + {port: $port}' >"$work/ccm.json"
-        jq -c --slurpfile ccm "$work/ccm.json" 'if .port == $ccm[0].port then . + $ccm[0] else . end' \
+    # Wireshark 4.0 does not decrypt these in QUIC.
+    cipher=''
+    case $name in
+    cipher-AES-128-CCM) cipher=AES-128-CCM ;;
+    version-2-draft) cipher=AES-128-GCM ;;
+    esac
+    if [[ -n $cipher ]]; then
+        "$opener" "$work/wire.pcap" "$work/secrets.log" "$port" "$cipher" |
+            jq -c --argjson port "$port" '. + {port: $port}' >"$work/opened.json"
+        jq -c --slurpfile opened "$work/opened.json" 'if .port == $opened[0].port then . + $opened[0] else . end' \
             "$work/decrypted.json" >"$work/merged.json"
         mv "$work/merged.json" "$work/decrypted.json"
     else

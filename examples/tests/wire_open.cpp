@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// quic-wire-open: decrypts what a QUIC server put on the wire with OpenSSL, for the cipher that
-// Wireshark 4.0 cannot decrypt in QUIC (AES-128-CCM). Prints what wire-decrypt.sh prints. One
-// connection, QUIC version 1, ciphers with SHA-256.
+// quic-wire-open: decrypts what a QUIC server put on the wire with OpenSSL, for what Wireshark 4.0
+// cannot decrypt in QUIC (AES-128-CCM, version 2 as its draft numbers it). Prints what
+// wire-decrypt.sh prints. One connection, QUIC versions 1 and 2, ciphers with SHA-256. The key log
+// may have the secrets of others, too.
 //
 // usage: quic-wire-open CAPTURE KEY-LOG SERVER-PORT CIPHER
 #include "capture.hpp"
@@ -20,12 +21,18 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace {
 
 using quic_capture::Bytes;
 using quic_test::Cipher;
 using quic_test::PacketKeys;
+
+// RFC 9369, in which long header types have moved by one, and the number that its drafts had.
+constexpr std::uint32_t kVersion2 = 0x6b3343cf;
+constexpr std::uint32_t kVersion2Draft = 0x709a50c4;
 
 // The length of the long header packet that @rest begins with, or nothing. @dcid_length: of its
 // destination connection ID.
@@ -50,7 +57,11 @@ std::optional<std::size_t> long_packet_length(Bytes rest, std::size_t &dcid_leng
     };
     if (rest.size() < 7)
         return std::nullopt;
-    const unsigned type = rest[0] >> 4 & 3U;
+    unsigned type = rest[0] >> 4 & 3U;
+    const std::uint32_t version = std::uint32_t{rest[1]} << 24 | std::uint32_t{rest[2]} << 16 |
+                                  std::uint32_t{rest[3]} << 8 | rest[4];
+    if (version == kVersion2 || version == kVersion2Draft)
+        type = (type + 3) & 3U;
     dcid_length = rest[at];
     if (type == 3 || !skip(1 + dcid_length) || at >= rest.size() ||
         !skip(1 + std::size_t{rest[at]}))
@@ -66,9 +77,9 @@ std::optional<std::size_t> long_packet_length(Bytes rest, std::size_t &dcid_leng
 // The server's sending keys through all key updates (RFC 9001 section 6).
 class ServerKeys {
   public:
-    ServerKeys(Cipher cipher, quic_test::Bytes secret)
-        : cipher_(cipher), secret_(std::move(secret)),
-          current_(quic_test::derive_keys(cipher_, secret_)), next_(make_next()) {}
+    ServerKeys(Cipher cipher, quic_test::Bytes secret, std::string prefix)
+        : cipher_(cipher), secret_(std::move(secret)), prefix_(std::move(prefix)),
+          current_(quic_test::derive_keys(cipher_, secret_, prefix_)), next_(make_next()) {}
 
     std::optional<quic_test::Opened> open(Bytes packet, std::size_t pn_offset,
                                           std::uint64_t expected_pn) {
@@ -90,14 +101,15 @@ class ServerKeys {
 
   private:
     PacketKeys make_next() {
-        secret_ = quic_test::hkdf_expand_label(secret_, "quic ku", secret_.size());
-        PacketKeys keys = quic_test::derive_keys(cipher_, secret_);
+        secret_ = quic_test::hkdf_expand_label(secret_, prefix_ + "ku", secret_.size());
+        PacketKeys keys = quic_test::derive_keys(cipher_, secret_, prefix_);
         keys.hp = current_.hp; // never updated
         return keys;
     }
 
     Cipher cipher_;
     quic_test::Bytes secret_;
+    std::string prefix_; // of the labels
     PacketKeys current_;
     PacketKeys next_;
     std::optional<PacketKeys> previous_;
@@ -114,7 +126,8 @@ struct Findings {
 
 class Reader {
   public:
-    explicit Reader(ServerKeys keys) : keys_(std::move(keys)) {}
+    // @candidates: the keys are those that open a packet first.
+    explicit Reader(std::vector<ServerKeys> candidates) : candidates_(std::move(candidates)) {}
 
     void datagram(Bytes rest, std::uint64_t frame) {
         while (!rest.empty() && rest[0] & 0x80) {
@@ -131,7 +144,7 @@ class Reader {
         const std::size_t pn_offset = 1 + dcid_length_;
         std::optional<quic_test::Opened> opened;
         if (rest.size() >= pn_offset + 4 + 16)
-            opened = keys_.open(rest, pn_offset, expected_pn_);
+            opened = open(rest, pn_offset);
         if (!opened) {
             if (findings_.first_undecrypted == 0)
                 findings_.first_undecrypted = frame;
@@ -147,18 +160,30 @@ class Reader {
                     ",\"reused_numbers\":%" PRIu64 ",\"key_phases\":%" PRIu64
                     ",\"malformed\":0,\"first_undecrypted\":%" PRIu64 "}\n",
                     findings_.one_rtt, findings_.decrypted, findings_.long_header, findings_.reused,
-                    keys_.updates(), findings_.first_undecrypted);
+                    candidates_.front().updates(), findings_.first_undecrypted);
     }
 
   private:
-    ServerKeys keys_;
+    std::optional<quic_test::Opened> open(Bytes packet, std::size_t pn_offset) {
+        for (ServerKeys &keys : candidates_) {
+            if (auto opened = keys.open(packet, pn_offset, expected_pn_)) {
+                if (candidates_.size() > 1)
+                    candidates_ = {ServerKeys(keys)};
+                return opened;
+            }
+        }
+        return std::nullopt;
+    }
+
+    std::vector<ServerKeys> candidates_;
     std::size_t dcid_length_ = 0;
     std::uint64_t expected_pn_ = 0;
     std::set<std::uint64_t> numbers_;
     Findings findings_;
 };
 
-std::optional<quic_test::Bytes> read_secret(const char *file) {
+std::vector<quic_test::Bytes> read_secrets(const char *file) {
+    std::vector<quic_test::Bytes> secrets;
     std::ifstream in(file);
     std::string line;
     while (std::getline(in, line)) {
@@ -166,10 +191,11 @@ std::optional<quic_test::Bytes> read_secret(const char *file) {
         std::string label;
         std::string client_random;
         std::string secret;
-        if (words >> label >> client_random >> secret && label == "SERVER_TRAFFIC_SECRET_0")
-            return quic_test::from_hex(secret);
+        if (words >> label >> client_random >> secret && label == "SERVER_TRAFFIC_SECRET_0" &&
+            secret.size() == 64)
+            secrets.push_back(quic_test::from_hex(secret));
     }
-    return std::nullopt;
+    return secrets;
 }
 
 struct NamedCipher {
@@ -199,8 +225,11 @@ int main(int argc, char **argv) {
         return 2;
     }
     const auto port = std::strtoul(argv[3], nullptr, 10);
-    auto secret = read_secret(argv[2]);
-    if (!secret || secret->size() != 32)
+    std::vector<ServerKeys> candidates;
+    for (const quic_test::Bytes &secret : read_secrets(argv[2]))
+        for (const char *prefix : {"quic ", "quicv2 "})
+            candidates.emplace_back(*cipher, secret, prefix);
+    if (candidates.empty())
         return fail(std::string(argv[2]) + ": no SERVER_TRAFFIC_SECRET_0 of 32 bytes");
     std::array<char, PCAP_ERRBUF_SIZE> error{};
     const std::unique_ptr<pcap_t, decltype(&pcap_close)> capture(
@@ -208,7 +237,7 @@ int main(int argc, char **argv) {
     if (!capture)
         return fail(error.data());
 
-    Reader reader(ServerKeys(*cipher, std::move(*secret)));
+    Reader reader(std::move(candidates));
     pcap_pkthdr *header = nullptr;
     const u_char *data = nullptr;
     int rc = 0;

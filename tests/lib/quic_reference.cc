@@ -163,10 +163,11 @@ Bytes hkdf_expand_label(ByteView secret, std::string_view label, std::size_t len
     return out;
 }
 
-PacketKeys derive_keys(Cipher cipher, ByteView secret) {
-    return {cipher, hkdf_expand_label(secret, "quic key", key_length(cipher)),
-            hkdf_expand_label(secret, "quic iv", UDP_QUIC_IV_LEN),
-            hkdf_expand_label(secret, "quic hp", key_length(cipher))};
+PacketKeys derive_keys(Cipher cipher, ByteView secret, std::string_view prefix) {
+    const std::string labels(prefix);
+    return {cipher, hkdf_expand_label(secret, labels + "key", key_length(cipher)),
+            hkdf_expand_label(secret, labels + "iv", UDP_QUIC_IV_LEN),
+            hkdf_expand_label(secret, labels + "hp", key_length(cipher))};
 }
 
 PacketKeys keys_of_seed(Cipher cipher, std::uint64_t seed) {

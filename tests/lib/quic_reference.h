@@ -47,8 +47,9 @@ struct PacketKeys {
 // HKDF-Extract and HKDF-Expand-Label (RFC 8446 section 7.1) with SHA-256.
 Bytes hkdf_extract(ByteView salt, ByteView secret);
 Bytes hkdf_expand_label(ByteView secret, std::string_view label, std::size_t length);
-// The keys that RFC 9001 section 5.1 derives from @secret with SHA-256.
-PacketKeys derive_keys(Cipher cipher, ByteView secret);
+// The keys that RFC 9001 section 5.1 derives from @secret with SHA-256; version 2 of QUIC has the
+// @prefix "quicv2 " (RFC 9369 section 3.3.2).
+PacketKeys derive_keys(Cipher cipher, ByteView secret, std::string_view prefix = "quic ");
 // Keys that differ with every @seed.
 PacketKeys keys_of_seed(Cipher cipher, std::uint64_t seed);
 
