@@ -53,11 +53,11 @@ check() {
 looked_at=0
 while read -r port name _; do
     looked_at=$((looked_at + 1))
-    # Wireshark 4.0 does not decrypt these in QUIC.
+    # Wireshark 4.0 does not decrypt these in QUIC, nor all of what comes out of order or twice.
     cipher=''
     case $name in
     cipher-AES-128-CCM) cipher=AES-128-CCM ;;
-    version-2-draft) cipher=AES-128-GCM ;;
+    version-2-draft | reorder | duplicate | all) cipher=AES-128-GCM ;;
     esac
     if [[ -n $cipher ]]; then
         "$opener" "$work/wire.pcap" "$work/secrets.log" "$port" "$cipher" |
@@ -90,7 +90,7 @@ while read -r port name _; do
     ecn-unmarked)
         check "$port" "$name" 'nearly all could have been marked, and are seen to arrive' \
             '.wire | .ce == 0 and .ect > 0.5 * .one_rtt and .acked_ect > 0.5 * .ect' ;;
-    migration-mid-download | nat-rebinding-mid-download | migration-key-update)
+    migration-mid-download | migration-key-update)
         check "$port" "$name" 'two addresses got their part' '.wire.paths == 2' ;;
     key-update-1000)
         check "$port" "$name" 'the key phase changes' '.wire.key_phases >= 4' ;;
