@@ -52,9 +52,9 @@ class World {
 
     // Listen anew, after devices have been made or plaintext was sent on purpose. What goes out at
     // a device that encrypts is not judged, unless @judge_all.
+    void listen(bool judge_all = false);
     // A listener at the sender has every zero-copy send copied.
     void stop_listening_at_a() { sniffer_a_.reset(); }
-    void listen(bool judge_all = false);
     // Adds test failures for plaintext or wrong checksums heard anywhere, and if nothing at all was
     // heard in b (unless @silent).
     void expect_clean(bool silent = false);
