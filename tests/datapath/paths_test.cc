@@ -276,11 +276,17 @@ const Path kPaths[] = {
      "", "10.1.99.9", true, true},
 };
 
+// What plain UDP does not get across this device in 6.12 either: batches in GRE with checksums (the
+// stack's outer checksum is wrong where the device does the inner one), and any datagram under a
+// routing header (the device takes the address in the IPv6 header for the pseudo header).
+const std::set<std::string> kNotOverConnectx{"Gre", "LwtunnelSeg6Inline"};
+
 std::vector<std::tuple<Path, Wire>> paths_over_wires() {
     std::vector<std::tuple<Path, Wire>> out;
     for (const Path &path : kPaths) {
         for (Wire wire : all_wires())
-            if (wire == Wire::kVeth || path.below)
+            if ((wire == Wire::kVeth || path.below) &&
+                !(wire == Wire::kConnectx && kNotOverConnectx.contains(path.name)))
                 out.emplace_back(path, wire);
     }
     return out;
