@@ -2,6 +2,9 @@
 //
 // Every way a packet can take from a socket to another: what arrives decrypts to what was sent, in
 // every form of send, and nobody on the way hears plaintext or a wrong checksum.
+#include <set>
+#include <string>
+
 #include <gtest/gtest.h>
 #include <netinet/ip.h>
 
