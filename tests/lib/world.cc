@@ -219,6 +219,11 @@ void World::listen(bool judge_all) {
     }
 }
 
+void World::stop_listening() {
+    sniffer_a_.reset();
+    sniffer_b_.reset();
+}
+
 void World::expect_clean(bool silent) {
     for (Sniffer *sniffer : {sniffer_a_.get(), sniffer_b_.get()}) {
         if (sniffer == nullptr)
@@ -226,7 +231,7 @@ void World::expect_clean(bool silent) {
         for (const std::string &complaint : sniffer->complaints())
             ADD_FAILURE() << complaint;
     }
-    if (!silent) {
+    if (!silent && sniffer_b_ != nullptr) {
         EXPECT_GT(sniffer_b_->udp_frames(), 0U) << "nothing was heard at all";
     }
 }

@@ -53,8 +53,8 @@ class World {
     // Listen anew, after devices have been made or plaintext was sent on purpose. What goes out at
     // a device that encrypts is not judged, unless @judge_all.
     void listen(bool judge_all = false);
-    // A listener at the sender has every zero-copy send copied.
-    void stop_listening_at_a() { sniffer_a_.reset(); }
+    // A listener has every zero-copy send of the machine copied, in whichever namespace it is.
+    void stop_listening();
     // Adds test failures for plaintext or wrong checksums heard anywhere, and if nothing at all was
     // heard in b (unless @silent).
     void expect_clean(bool silent = false);

@@ -27,7 +27,7 @@ class Hosts : public testing::Environment {
     World &world() {
         if (!world_) {
             world_ = std::make_unique<World>(Wire::kConnectx);
-            world_->stop_listening_at_a();
+            world_->stop_listening();
             // As long packets as fit on the loopback device, or nearly
             world_->a.command("ip link set va mtu 9000");
             world_->b.command("ip link set vb mtu 9000");
