@@ -127,6 +127,21 @@ void model(benchmark::State &state, Cipher cipher, std::size_t size, std::size_t
     count(state, size, packets);
 }
 
+/// The same with a host of its own in each of the benchmark's threads, as two functions on two
+/// processors would be. Rates are per second of the clock on the wall.
+void model_threads(benchmark::State &state, std::size_t size, std::size_t packets) {
+    Sender sender(Cipher::kAes128Gcm, size, packets, false);
+    std::size_t frames = 0;
+    sender.host.on_wire_tx = [&](std::span<const std::uint8_t>) { ++frames; };
+    for (auto _ : state) {
+        sender.send();
+        sender.complete();
+    }
+    if (frames != static_cast<std::size_t>(state.iterations()) * packets)
+        state.SkipWithError("frames are missing");
+    count(state, size, packets);
+}
+
 struct FreeManager {
     void operator()(IMB_MGR *manager) const { free_mb_mgr(manager); }
 };
@@ -184,6 +199,12 @@ void register_all() {
                                          model(state, Cipher::kChaCha20Poly1305, size, packets);
                                      });
     }
+    for (const int threads : {1, 2})
+        benchmark::RegisterBenchmark(
+            "model_cores/1200",
+            [](benchmark::State &state) { model_threads(state, 1200, batch_packets(1200)); })
+            ->Threads(threads)
+            ->UseRealTime();
 }
 
 } // namespace

@@ -8,7 +8,8 @@
 // Nothing runs sanitizers before main(), where the choice is made.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                             \
     !defined(__SANITIZE_ADDRESS__)
-#define SIM_VECTORISED [[gnu::target_clones("avx512f", "avx2", "default"), gnu::optimize("O3")]]
+#define SIM_VECTORISED                                                                             \
+    [[gnu::target_clones("avx512f", "avx2", "default"), gnu::optimize("O3")]]
 #else
 #define SIM_VECTORISED
 #endif
@@ -137,11 +138,18 @@ std::uint32_t pseudo_sum(ConstBytes frame, const PacketInfo &info, std::size_t l
 std::uint16_t ones_sum(ConstBytes data, std::uint32_t initial) {
     // Ones' complement addition does not care about the width of the words, only about their phase,
     // and in the other byte order its result has its bytes swapped (RFC 1071, section 2).
-    std::size_t i = data.size() / 8 * 8;
-    std::uint64_t sum = fold(sum_words(data.data(), i / 8));
-    if constexpr (std::endian::native == std::endian::little)
-        sum = (sum & 0xff) << 8 | sum >> 8;
-    sum += initial;
+    constexpr std::size_t kWorthIt = 64; // headers are shorter
+    std::uint64_t sum = initial;
+    std::size_t i = 0;
+    if (data.size() >= kWorthIt) {
+        i = data.size() / 8 * 8;
+        const std::uint16_t native = fold(sum_words(data.data(), i / 8));
+        sum += std::endian::native == std::endian::little
+                   ? static_cast<std::uint16_t>(native << 8 | native >> 8)
+                   : native;
+    }
+    for (; i + 4 <= data.size(); i += 4)
+        sum += load_be<std::uint32_t>(data.data() + i);
     for (; i + 2 <= data.size(); i += 2)
         sum += load_be<std::uint16_t>(data.data() + i);
     if (i < data.size())

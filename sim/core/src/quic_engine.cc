@@ -39,7 +39,8 @@ QuicKeySchedule::~QuicKeySchedule() {
 
 void QuicEngine::FreeManager::operator()(IMB_MGR *mgr) const { free_mb_mgr(mgr); }
 
-QuicEngine::QuicEngine() : mgr_(alloc_mb_mgr(0)) {
+QuicEngine::QuicEngine()
+    : mgr_(alloc_mb_mgr(0)), gcm_context_(std::make_unique<gcm_context_data>()) {
     if (!mgr_)
         throw std::runtime_error("IPsec-MB: no manager");
     init_mb_mgr_auto(mgr_.get(), nullptr);
@@ -47,7 +48,7 @@ QuicEngine::QuicEngine() : mgr_(alloc_mb_mgr(0)) {
         throw std::runtime_error(std::string("IPsec-MB: ") + imb_get_strerror(error));
 }
 
-QuicEngine::~QuicEngine() = default;
+QuicEngine::~QuicEngine() { wipe_object(*gcm_context_); }
 
 std::unique_ptr<QuicKeySchedule> QuicEngine::prepare(const QuicKeys &keys) {
     auto schedule = std::make_unique<QuicKeySchedule>();
@@ -103,12 +104,10 @@ void QuicEngine::aes(int mode, const QuicKeySchedule::AesKeys &round_keys, std::
 void QuicEngine::seal_gcm(const QuicKeySchedule &schedule, const Nonce &nonce,
                           std::span<const std::uint8_t> header, const std::uint8_t *plaintext,
                           std::span<std::uint8_t> payload, std::span<std::uint8_t> tag) {
-    gcm_context_data context;
     const auto seal = schedule.keys_.cipher == QuicCipher::kAes128Gcm ? mgr_->gcm128_enc //
                                                                       : mgr_->gcm256_enc;
-    seal(schedule.gcm_.get(), &context, payload.data(), plaintext, payload.size(), nonce.data(),
-         header.data(), header.size(), tag.data(), tag.size());
-    wipe_object(context);
+    seal(schedule.gcm_.get(), gcm_context_.get(), payload.data(), plaintext, payload.size(),
+         nonce.data(), header.data(), header.size(), tag.data(), tag.size());
 }
 
 void QuicEngine::seal_chacha20(const QuicKeySchedule &schedule, const Nonce &nonce,
@@ -231,6 +230,7 @@ void QuicEngine::protect_headers(const QuicKeySchedule &schedule,
         throw std::length_error("QUIC headers");
     if (packets.empty())
         return;
+    wipe_object(*gcm_context_);
     // The samples become the masks, all in one job.
     alignas(64) std::array<Block, kMaxHeaders> masks;
     static_assert(sizeof(Block) == kQuicSampleLength);

@@ -14,6 +14,7 @@
 struct IMB_MGR;
 struct IMB_JOB;
 struct gcm_key_data;
+struct gcm_context_data;
 
 namespace connectx {
 
@@ -131,6 +132,7 @@ class QuicEngine {
         void operator()(IMB_MGR *mgr) const;
     };
     std::unique_ptr<IMB_MGR, FreeManager> mgr_;
+    std::unique_ptr<gcm_context_data> gcm_context_; ///< wiped once the packets at hand are done
 };
 
 } // namespace connectx
