@@ -54,7 +54,9 @@ class Sender : public MiniDriver {
         open();
         cq_ = create_cq(8);
         sq_ = create_sq(cq_, 6);
-        const std::uint32_t sa = create_sa(quic_test::keys_of_seed(cipher, 1));
+        const PacketKeys keys = quic_test::keys_of_seed(cipher, 1);
+        const std::uint32_t sa =
+            create_sa(static_cast<unsigned>(cipher), keys.key, keys.iv, keys.hp, kTagOfSa);
 
         Flow flow;
         flow.v6 = v6;
@@ -86,20 +88,6 @@ class Sender : public MiniDriver {
     }
 
   private:
-    std::uint32_t create_sa(const PacketKeys &keys) {
-        auto in = REQUEST(create_quic_sa, CREATE_GENERAL_OBJECT);
-        IFC_SET(general_obj_in_cmd_hdr, Bytes(in), obj_type, MLX5_GENERAL_OBJECT_TYPES_QUIC_SA);
-        const Bytes obj = IFC_AT(create_quic_sa_in, Bytes(in), quic_sa_object);
-        IFC_SET(quic_sa_obj, obj, cipher, static_cast<unsigned>(keys.cipher));
-        IFC_SET(quic_sa_obj, obj, pd, pd);
-        IFC_SET(quic_sa_obj, obj, tag, kTagOfSa);
-        std::copy(keys.iv.begin(), keys.iv.end(), IFC_AT(quic_sa_obj, obj, iv).begin());
-        std::copy(keys.key.begin(), keys.key.end(), IFC_AT(quic_sa_obj, obj, key).begin());
-        std::copy(keys.hp.begin(), keys.hp.end(), IFC_AT(quic_sa_obj, obj, hp_key).begin());
-        const Message out = must(in, IFC_BYTES(general_obj_out_cmd_hdr));
-        return IFC_GET(general_obj_out_cmd_hdr, ConstBytes(out), obj_id);
-    }
-
     TestCq cq_;
     TestSq sq_;
     Message segments_;
@@ -201,7 +189,7 @@ void register_all() {
     }
     for (const int threads : {1, 2})
         benchmark::RegisterBenchmark(
-            "model_cores/1200",
+            "cores/1200",
             [](benchmark::State &state) { model_threads(state, 1200, batch_packets(1200)); })
             ->Threads(threads)
             ->UseRealTime();
