@@ -28,6 +28,13 @@ def medians:
       value: {packets_per_second: .packets, bits_per_second: .bits}}]
   | reduce .[] as $run ({}; setpath($run.path[0:2]; $run.value));
 
+# One host and two, each in a thread of its own: "cores/BYTES/real_time/threads:N".
+def cores:
+  [.benchmarks[]? | select(.aggregate_name == "median" and (.run_name | startswith("cores/")))] as $runs
+  | def rate($threads): first($runs[] | select(.run_name | endswith("threads:\($threads)")) | .packets) // null;
+    if rate(1) == null or rate(2) == null then null
+    else {packets_per_second_one: rate(1), packets_per_second_two: rate(2), ratio: (rate(2) / rate(1))} end;
+
 def model($all):
   reduce ($all | to_entries[] | select(.key | startswith("model_"))) as $way ({};
     ($way.key | ltrimstr("model_")) as $name
@@ -52,7 +59,9 @@ def model($all):
       full_database: $raw["scale-full"].result
     },
     threads: $raw.threads.result,
-    model: $model
+    model: $model,
+    model_cores: (if $raw.model then $raw.model.result | cores else null end),
+    dpdk: $raw.dpdk.result
   }
 | .targets = [
     ratios($sender; "sender.index"; "index"; "plain"; {"1": 1.10, "53": 1.05}),
@@ -64,6 +73,9 @@ def model($all):
     target("scale.sockets"; flatness(.scale.sockets); "at_most"; 1.02),
     target("scale.memory"; .scale.memory.bytes_per_sa_in_device; "at_most"; 384),
     target("threads.ratio"; .threads.ratio; "at_least"; 1.9),
+    target("model_cores.ratio"; .model_cores.ratio; "at_least"; 1.9),
+    target("dpdk.faults"; (.dpdk | if . == null then null else .lost + .reordered + .corrupted + .duplicated end);
+           "at_most"; 0),
     (("1200", "1500", "9000") as $size
      | target("model.aes_128_gcm.\($size)"; $model.aes_128_gcm[$size].share; "at_least"; 0.85))
   ]

@@ -54,7 +54,9 @@ class Sender : public MiniDriver {
         open();
         cq_ = create_cq(8);
         sq_ = create_sq(cq_, 6);
-        const std::uint32_t sa = create_sa(quic_test::keys_of_seed(cipher, 1));
+        const PacketKeys keys = quic_test::keys_of_seed(cipher, 1);
+        const std::uint32_t sa =
+            create_sa(static_cast<unsigned>(cipher), keys.key, keys.iv, keys.hp, kTagOfSa);
 
         Flow flow;
         flow.v6 = v6;
@@ -86,20 +88,6 @@ class Sender : public MiniDriver {
     }
 
   private:
-    std::uint32_t create_sa(const PacketKeys &keys) {
-        auto in = REQUEST(create_quic_sa, CREATE_GENERAL_OBJECT);
-        IFC_SET(general_obj_in_cmd_hdr, Bytes(in), obj_type, MLX5_GENERAL_OBJECT_TYPES_QUIC_SA);
-        const Bytes obj = IFC_AT(create_quic_sa_in, Bytes(in), quic_sa_object);
-        IFC_SET(quic_sa_obj, obj, cipher, static_cast<unsigned>(keys.cipher));
-        IFC_SET(quic_sa_obj, obj, pd, pd);
-        IFC_SET(quic_sa_obj, obj, tag, kTagOfSa);
-        std::copy(keys.iv.begin(), keys.iv.end(), IFC_AT(quic_sa_obj, obj, iv).begin());
-        std::copy(keys.key.begin(), keys.key.end(), IFC_AT(quic_sa_obj, obj, key).begin());
-        std::copy(keys.hp.begin(), keys.hp.end(), IFC_AT(quic_sa_obj, obj, hp_key).begin());
-        const Message out = must(in, IFC_BYTES(general_obj_out_cmd_hdr));
-        return IFC_GET(general_obj_out_cmd_hdr, ConstBytes(out), obj_id);
-    }
-
     TestCq cq_;
     TestSq sq_;
     Message segments_;
@@ -123,6 +111,21 @@ void model(benchmark::State &state, Cipher cipher, std::size_t size, std::size_t
     }
     constexpr std::size_t kHeaders = 14 + 20 + 8;
     if (bytes != static_cast<std::size_t>(state.iterations()) * packets * (size + kHeaders))
+        state.SkipWithError("frames are missing");
+    count(state, size, packets);
+}
+
+/// The same with a host of its own in each of the benchmark's threads, as two functions on two
+/// processors would be. Rates are per second of the clock on the wall.
+void model_threads(benchmark::State &state, std::size_t size, std::size_t packets) {
+    Sender sender(Cipher::kAes128Gcm, size, packets, false);
+    std::size_t frames = 0;
+    sender.host.on_wire_tx = [&](std::span<const std::uint8_t>) { ++frames; };
+    for (auto _ : state) {
+        sender.send();
+        sender.complete();
+    }
+    if (frames != static_cast<std::size_t>(state.iterations()) * packets)
         state.SkipWithError("frames are missing");
     count(state, size, packets);
 }
@@ -184,6 +187,12 @@ void register_all() {
                                          model(state, Cipher::kChaCha20Poly1305, size, packets);
                                      });
     }
+    for (const int threads : {1, 2})
+        benchmark::RegisterBenchmark(
+            "cores/1200",
+            [](benchmark::State &state) { model_threads(state, 1200, batch_packets(1200)); })
+            ->Threads(threads)
+            ->UseRealTime();
 }
 
 } // namespace

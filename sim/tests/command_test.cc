@@ -3,6 +3,8 @@
 // Initialization segment, command interface, bring-up and tear-down, pages, capabilities.
 #include "mini_driver.h"
 
+#include <gtest/gtest.h>
+
 namespace connectx::test {
 namespace {
 

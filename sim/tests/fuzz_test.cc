@@ -8,6 +8,7 @@
 #include "packets.h"
 
 #include <core.h>
+#include <gtest/gtest.h>
 
 #include <random>
 

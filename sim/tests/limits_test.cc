@@ -6,6 +6,7 @@
 #include "packets.h"
 
 #include <core.h>
+#include <gtest/gtest.h>
 
 namespace connectx::test {
 namespace {

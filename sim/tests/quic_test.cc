@@ -6,6 +6,7 @@
 #include "mini_driver.h"
 #include "packets.h"
 
+#include <gtest/gtest.h>
 #include <quic_reference.h>
 
 #include <random>

@@ -5,6 +5,8 @@
 #include "mini_driver.h"
 #include "packets.h"
 
+#include <gtest/gtest.h>
+
 namespace connectx::test {
 namespace {
 

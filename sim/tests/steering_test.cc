@@ -4,6 +4,8 @@
 #include "mini_driver.h"
 #include "packets.h"
 
+#include <gtest/gtest.h>
+
 namespace connectx::test {
 namespace {
 

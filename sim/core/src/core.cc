@@ -70,6 +70,19 @@ bool Core::dma_read(GuestAddr addr, Bytes dst) {
     return true;
 }
 
+ConstBytes Core::dma_view(GuestAddr addr, std::size_t size) {
+    if (size == 0 || addr.value + size < addr.value)
+        return {};
+    const Outside outside(outside_);
+    const ConstBytes view = host.dma_view(addr, size);
+    if (view.size() != size)
+        return {};
+    ++stats.dma_reads;
+    stats.dma_read_bytes += size;
+    stats.pcie_reads += pieces(addr, size, kMaxReadRequest);
+    return view;
+}
+
 bool Core::dma_write(GuestAddr addr, ConstBytes src) {
     ++stats.dma_writes;
     stats.dma_write_bytes += src.size();

@@ -338,6 +338,11 @@ class Memory {
     /// Access through a key, checked against PD, permission and bounds.
     Syndrome read(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Bytes dst);
     Syndrome write(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, ConstBytes src);
+    /// Adds to `pieces` where `space.size()` bytes of guest memory can be read: in place where the
+    /// host allows it, otherwise copied into `space`. What is in place may change at any time, and
+    /// is there until the host gets control back.
+    Syndrome fetch(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Bytes space,
+                   std::vector<ConstBytes> &pieces);
     [[nodiscard]] Mkey *find(std::uint32_t lkey) const;
 
   private:
@@ -390,6 +395,29 @@ RssResult rss_hash(const Tir &tir, ConstBytes frame, const PacketInfo &info);
 // ---------------------------------------------------------------------------------------------
 // Transmit, receive, steering
 
+/// The data of a WQE, in pieces that are somebody else's, to be taken from the start on.
+class Scattered {
+  public:
+    std::vector<ConstBytes> pieces;
+
+    void clear() {
+        pieces.clear();
+        piece_ = 0;
+        offset_ = 0;
+    }
+    /// Bytes not taken yet.
+    [[nodiscard]] std::size_t left() const;
+    /// The next `size` bytes as they lie; empty when they are in more than one piece.
+    [[nodiscard]] ConstBytes contiguous(std::size_t size);
+    /// Takes dst.size() bytes, which must be left.
+    void copy(Bytes dst);
+    void skip(std::size_t size);
+
+  private:
+    std::size_t piece_ = 0;
+    std::size_t offset_ = 0; ///< in that piece
+};
+
 class TxEngine {
   public:
     explicit TxEngine(Core &core) : core_(core) {}
@@ -413,18 +441,24 @@ class TxEngine {
     Syndrome send(Sq &sq, const Wqe &wqe);
     Syndrome send_multi(Sq &sq, const Wqe &wqe);
     Syndrome umr(Sq &sq, const Wqe &wqe);
-    Syndrome segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, ConstBytes payload,
-                              QuicOffload::Job &job);
-    void emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame);
+    Syndrome segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header);
+    /// Fills in the checksums that were asked for and hands the frame on. `frame` has kMinFrame
+    /// bytes of room; `info` is what parse_packet() says of it.
+    void emit(Sq &sq, bool l3_checksum, bool l4_checksum, Bytes frame, const PacketInfo &info);
+    void emit_parsed(Sq &sq, const Wqe &wqe, Bytes frame);
     void complete(Sq &sq, std::uint16_t wqe_counter, std::uint8_t opcode);
     void flush(Sq &sq);
-    Syndrome gather(Sq &sq, const Wqe &wqe, std::size_t offset, std::vector<std::uint8_t> &out);
+    /// Where the data of a WQE are, without moving more of them than has to be.
+    Syndrome gather(Sq &sq, const Wqe &wqe, std::size_t offset);
 
     Core &core_;
     std::deque<std::uint32_t> ready_;
-    unsigned frames_ = 0; ///< of the WQE in execution
-    std::vector<std::uint8_t> payload_;
-    std::vector<std::uint8_t> frame_;
+    unsigned frames_ = 0;               ///< of the WQE in execution
+    Scattered data_;                    ///< of the WQE in execution
+    std::vector<std::uint8_t> payload_; ///< what of them the host does not show in place
+    /// Room for frames under construction.
+    static constexpr std::size_t kFrameRoom = 32768;
+    alignas(64) std::array<std::uint8_t, kFrameRoom> frame_room_;
     unsigned vendor_syndrome_ = 0; ///< of the WQE in execution
 };
 
@@ -614,6 +648,8 @@ class Core {
     void update_timer();
 
     bool dma_read(GuestAddr addr, Bytes dst);
+    /// See Host::dma_view(); counted as dma_read() is, unless it is empty.
+    ConstBytes dma_view(GuestAddr addr, std::size_t size);
     bool dma_write(GuestAddr addr, ConstBytes src);
     void msix_raise(unsigned vector);
     void wire_tx(ConstBytes frame);

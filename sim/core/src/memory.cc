@@ -73,6 +73,24 @@ Syndrome Memory::read(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, 
                   [this](GuestAddr at, Bytes part) { return core_.dma_read(at, part); });
 }
 
+Syndrome Memory::fetch(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Bytes space,
+                       std::vector<ConstBytes> &pieces) {
+    return access(lkey, pd, addr, space, false, [this, &pieces](GuestAddr at, Bytes part) {
+        ConstBytes piece = core_.dma_view(at, part.size());
+        if (piece.empty()) {
+            if (!core_.dma_read(at, part))
+                return false;
+            piece = part;
+        }
+        // Pages that follow each other also in the host are one piece.
+        if (!pieces.empty() && pieces.back().data() + pieces.back().size() == piece.data())
+            pieces.back() = {pieces.back().data(), pieces.back().size() + piece.size()};
+        else
+            pieces.push_back(piece);
+        return true;
+    });
+}
+
 Syndrome Memory::write(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, ConstBytes src) {
     return access(lkey, pd, addr, src, true,
                   [this](GuestAddr at, ConstBytes part) { return core_.dma_write(at, part); });

@@ -372,13 +372,13 @@ QuicOffload::Job QuicOffload::start(const Request &request, std::uint32_t pd) {
     return job;
 }
 
-bool QuicOffload::protect(Job &job, Bytes frame, std::uint64_t number) {
+bool QuicOffload::seal(Job &job, Bytes frame, const PacketInfo &info, ConstBytes source,
+                       std::uint64_t number) {
     if (job.schedule_ == nullptr) {
         ++*job.drop_counter_;
         return false;
     }
     // Nothing of a UDP datagram may stay outside what is encrypted: the lengths have to agree.
-    const PacketInfo info = parse_packet(frame);
     const std::size_t ip_header = info.ip_version == 4 ? kIpv4Header : kIpv6Header;
     if (info.malformed || !info.is_udp() || info.l4_offset != info.l3_offset + ip_header ||
         info.ip_end != frame.size() || info.payload_offset > frame.size() ||
@@ -388,13 +388,26 @@ bool QuicOffload::protect(Job &job, Bytes frame, std::uint64_t number) {
     }
     const Bytes packet = frame.subspan(info.payload_offset);
     const Request &request = *job.request_;
-    if (engine_->protect(*job.schedule_, packet, request.pn_offset, request.pn + number) !=
+    if (engine_->seal(*job.schedule_, packet, source, request.pn_offset, request.pn + number) !=
         QuicProtectResult::kOk) {
         ++counters_.drop_short;
         return false;
     }
     ++(request.is_inline ? counters_.tx_inline_packets : counters_.tx_index_packets);
     counters_.tx_bytes += packet.size();
+    return true;
+}
+
+void QuicOffload::finish(const Job &job, std::span<const Bytes> packets) {
+    if (!packets.empty())
+        engine_->protect_headers(*job.schedule_, packets, job.request_->pn_offset);
+}
+
+bool QuicOffload::protect(Job &job, Bytes frame, const PacketInfo &info) {
+    const Bytes packet = frame.subspan(std::min<std::size_t>(info.payload_offset, frame.size()));
+    if (!seal(job, frame, info, packet, 0))
+        return false;
+    finish(job, {&packet, 1});
     return true;
 }
 

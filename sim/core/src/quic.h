@@ -118,9 +118,15 @@ class QuicOffload {
         std::unique_ptr<QuicKeySchedule> own_; ///< inline form
     };
     Job start(const Request &request, std::uint32_t pd);
-    /// Protects the QUIC packet in a frame that has its headers; `number` counts from 0 within the
-    /// WQE. False: the packet is counted as dropped and must not leave.
-    bool protect(Job &job, Bytes frame, std::uint64_t number);
+    /// Protects the QUIC packet in a frame that has its headers, `info` being what parse_packet()
+    /// says of these. False: the packet is counted as dropped and must not leave.
+    bool protect(Job &job, Bytes frame, const PacketInfo &info);
+    /// The same for the packets of a WQE that is several, in two steps. seal() has
+    /// QuicEngine::seal() work on the frame's QUIC packet, `number` counting from 0 within the WQE;
+    /// finish() ends up to QuicEngine::kMaxHeaders that seal() did not drop.
+    bool seal(Job &job, Bytes frame, const PacketInfo &info, ConstBytes source,
+              std::uint64_t number);
+    void finish(const Job &job, std::span<const Bytes> packets);
 
     void count_wqe_error() { ++counters_.wqe_errors; }
     [[nodiscard]] const QuicCounters &counters() const { return counters_; }

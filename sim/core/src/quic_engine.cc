@@ -5,6 +5,7 @@
 #include <nettle/chacha.h>
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -38,7 +39,8 @@ QuicKeySchedule::~QuicKeySchedule() {
 
 void QuicEngine::FreeManager::operator()(IMB_MGR *mgr) const { free_mb_mgr(mgr); }
 
-QuicEngine::QuicEngine() : mgr_(alloc_mb_mgr(0)) {
+QuicEngine::QuicEngine()
+    : mgr_(alloc_mb_mgr(0)), gcm_context_(std::make_unique<gcm_context_data>()) {
     if (!mgr_)
         throw std::runtime_error("IPsec-MB: no manager");
     init_mb_mgr_auto(mgr_.get(), nullptr);
@@ -46,7 +48,7 @@ QuicEngine::QuicEngine() : mgr_(alloc_mb_mgr(0)) {
         throw std::runtime_error(std::string("IPsec-MB: ") + imb_get_strerror(error));
 }
 
-QuicEngine::~QuicEngine() = default;
+QuicEngine::~QuicEngine() { wipe_object(*gcm_context_); }
 
 std::unique_ptr<QuicKeySchedule> QuicEngine::prepare(const QuicKeys &keys) {
     auto schedule = std::make_unique<QuicKeySchedule>();
@@ -100,25 +102,23 @@ void QuicEngine::aes(int mode, const QuicKeySchedule::AesKeys &round_keys, std::
 }
 
 void QuicEngine::seal_gcm(const QuicKeySchedule &schedule, const Nonce &nonce,
-                          std::span<const std::uint8_t> header, std::span<std::uint8_t> payload,
-                          std::span<std::uint8_t> tag) {
-    gcm_context_data context;
+                          std::span<const std::uint8_t> header, const std::uint8_t *plaintext,
+                          std::span<std::uint8_t> payload, std::span<std::uint8_t> tag) {
     const auto seal = schedule.keys_.cipher == QuicCipher::kAes128Gcm ? mgr_->gcm128_enc //
                                                                       : mgr_->gcm256_enc;
-    seal(schedule.gcm_.get(), &context, payload.data(), payload.data(), payload.size(),
+    seal(schedule.gcm_.get(), gcm_context_.get(), payload.data(), plaintext, payload.size(),
          nonce.data(), header.data(), header.size(), tag.data(), tag.size());
-    wipe_object(context);
 }
 
 void QuicEngine::seal_chacha20(const QuicKeySchedule &schedule, const Nonce &nonce,
-                               std::span<const std::uint8_t> header,
+                               std::span<const std::uint8_t> header, const std::uint8_t *plaintext,
                                std::span<std::uint8_t> payload, std::span<std::uint8_t> tag) {
     chacha20_poly1305_context_data context;
     IMB_CHACHA20_POLY1305_INIT(mgr_.get(), schedule.keys_.key.data(), &context, nonce.data(),
                                header.data(), header.size());
     if (!payload.empty())
         IMB_CHACHA20_POLY1305_ENC_UPDATE(mgr_.get(), schedule.keys_.key.data(), &context,
-                                         payload.data(), payload.data(), payload.size());
+                                         payload.data(), plaintext, payload.size());
     IMB_CHACHA20_POLY1305_ENC_FINALIZE(mgr_.get(), &context, tag.data(), tag.size());
     wipe_object(context);
 }
@@ -166,18 +166,12 @@ void QuicEngine::seal_ccm(const QuicKeySchedule &schedule, const Nonce &nonce,
     wipe(mac);
 }
 
-QuicEngine::Block QuicEngine::header_mask(const QuicKeySchedule &schedule,
-                                          std::span<const std::uint8_t> sample) {
-    Block mask{};
-    const QuicKeys &keys = schedule.keys_;
-    if (keys.cipher != QuicCipher::kChaCha20Poly1305) {
-        aes(IMB_CIPHER_ECB, schedule.header_, quic_key_length(keys.cipher), {}, sample,
-            mask.data());
-        return mask;
-    }
+QuicEngine::Block QuicEngine::chacha20_mask(const QuicKeySchedule &schedule,
+                                            std::span<const std::uint8_t> sample) {
     // The sample's first four bytes are the block counter, which IPsec-MB does not let one choose.
+    Block mask{};
     chacha_ctx context;
-    chacha_set_key(&context, keys.hp.data());
+    chacha_set_key(&context, schedule.keys_.hp.data());
     chacha_set_nonce96(&context, sample.data() + CHACHA_COUNTER32_SIZE);
     chacha_set_counter32(&context, sample.data());
     chacha_crypt32(&context, mask.size(), mask.data(), mask.data());
@@ -185,22 +179,27 @@ QuicEngine::Block QuicEngine::header_mask(const QuicKeySchedule &schedule,
     return mask;
 }
 
-QuicProtectResult QuicEngine::protect(const QuicKeySchedule &schedule,
-                                      std::span<std::uint8_t> packet, std::size_t pn_offset,
-                                      std::uint64_t pn) {
-    constexpr std::uint8_t kLongHeader = 0x80;
+QuicProtectResult QuicEngine::seal(const QuicKeySchedule &schedule, std::span<std::uint8_t> packet,
+                                   std::span<const std::uint8_t> source, std::size_t pn_offset,
+                                   std::uint64_t pn) {
     constexpr std::size_t kAroundPn = kQuicSampleOffset + kQuicSampleLength;
     if (pn_offset == 0 || packet.size() < kAroundPn || pn_offset > packet.size() - kAroundPn)
         return QuicProtectResult::kTooShort;
     if (pn > kQuicMaxPacketNumber)
         return QuicProtectResult::kPacketNumber;
 
+    // The header is taken over before it is looked at: the source may change. The longest that it
+    // can be; what is too much of it is overwritten by ciphertext.
+    const bool in_place = source.data() == packet.data();
+    if (!in_place)
+        std::memcpy(packet.data(), source.data(), pn_offset + kQuicSampleOffset);
     const std::size_t pn_length = (packet[0] & 3) + 1U;
     const std::size_t header_length = pn_offset + pn_length;
     const auto header = packet.first(header_length);
     const auto payload =
         packet.subspan(header_length, packet.size() - header_length - kQuicTagLength);
     const auto tag = packet.last(kQuicTagLength);
+    const std::uint8_t *plaintext = source.data() + header_length;
 
     Nonce nonce = schedule.keys_.iv;
     for (std::size_t i = 0; i < sizeof(pn); ++i)
@@ -208,22 +207,61 @@ QuicProtectResult QuicEngine::protect(const QuicKeySchedule &schedule,
     switch (schedule.keys_.cipher) {
     case QuicCipher::kAes128Gcm:
     case QuicCipher::kAes256Gcm:
-        seal_gcm(schedule, nonce, header, payload, tag);
+        seal_gcm(schedule, nonce, header, plaintext, payload, tag);
         break;
     case QuicCipher::kChaCha20Poly1305:
-        seal_chacha20(schedule, nonce, header, payload, tag);
+        seal_chacha20(schedule, nonce, header, plaintext, payload, tag);
         break;
     case QuicCipher::kAes128Ccm:
+        // Reads its plaintext twice.
+        if (!in_place)
+            std::copy_n(plaintext, payload.size(), payload.begin());
         seal_ccm(schedule, nonce, header, payload, tag);
         break;
     }
-
-    const Block mask =
-        header_mask(schedule, packet.subspan(pn_offset + kQuicSampleOffset, kQuicSampleLength));
-    packet[0] ^= mask[0] & ((packet[0] & kLongHeader) != 0 ? 0x0f : 0x1f);
-    for (std::size_t i = 0; i < pn_length; ++i)
-        packet[pn_offset + i] ^= mask[1 + i];
     return QuicProtectResult::kOk;
+}
+
+void QuicEngine::protect_headers(const QuicKeySchedule &schedule,
+                                 std::span<const std::span<std::uint8_t>> packets,
+                                 std::size_t pn_offset) {
+    constexpr std::uint8_t kLongHeader = 0x80;
+    if (packets.size() > kMaxHeaders)
+        throw std::length_error("QUIC headers");
+    if (packets.empty())
+        return;
+    wipe_object(*gcm_context_);
+    // The samples become the masks, all in one job.
+    alignas(64) std::array<Block, kMaxHeaders> masks;
+    static_assert(sizeof(Block) == kQuicSampleLength);
+    for (std::size_t i = 0; i < packets.size(); ++i)
+        std::memcpy(masks[i].data(), packets[i].data() + pn_offset + kQuicSampleOffset,
+                    kQuicSampleLength);
+    if (schedule.keys_.cipher == QuicCipher::kChaCha20Poly1305) {
+        for (std::size_t i = 0; i < packets.size(); ++i)
+            masks[i] = chacha20_mask(schedule, masks[i]);
+    } else {
+        const std::span<std::uint8_t> all(masks[0].data(), packets.size() * sizeof(Block));
+        aes(IMB_CIPHER_ECB, schedule.header_, quic_key_length(schedule.keys_.cipher), {}, all,
+            all.data());
+    }
+    for (std::size_t i = 0; i < packets.size(); ++i) {
+        std::uint8_t *packet = packets[i].data();
+        const Block &mask = masks[i];
+        const std::size_t pn_length = (packet[0] & 3) + 1U;
+        packet[0] ^= mask[0] & ((packet[0] & kLongHeader) != 0 ? 0x0f : 0x1f);
+        for (std::size_t j = 0; j < pn_length; ++j)
+            packet[pn_offset + j] ^= mask[1 + j];
+    }
+}
+
+QuicProtectResult QuicEngine::protect(const QuicKeySchedule &schedule,
+                                      std::span<std::uint8_t> packet, std::size_t pn_offset,
+                                      std::uint64_t pn) {
+    const QuicProtectResult result = seal(schedule, packet, packet, pn_offset, pn);
+    if (result == QuicProtectResult::kOk)
+        protect_headers(schedule, {&packet, 1}, pn_offset);
+    return result;
 }
 
 } // namespace connectx

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// QUIC packet protection (RFC 9001, section 5) as an adapter's inline engine does it: one packet at
-// a time, in place, the packet number given with every packet. The AEADs are Intel IPsec-MB's.
+// QUIC packet protection (RFC 9001, section 5) as an adapter's inline engine does it: the packet
+// number is given with every packet. The AEADs are Intel IPsec-MB's.
 // Knows nothing of WQEs or of the SA database.
 #pragma once
 
@@ -14,6 +14,7 @@
 struct IMB_MGR;
 struct IMB_JOB;
 struct gcm_key_data;
+struct gcm_context_data;
 
 namespace connectx {
 
@@ -94,21 +95,34 @@ class QuicEngine {
     QuicProtectResult protect(const QuicKeySchedule &schedule, std::span<std::uint8_t> packet,
                               std::size_t pn_offset, std::uint64_t pn);
 
+    /// The two halves of protect(). seal() takes the plaintext packet from `source`, which is as
+    /// long as `packet` and either the same memory or does not overlap it; others may write to it
+    /// meanwhile, and then what is encrypted is what was there at some time. `packet` must not be
+    /// anybody else's.
+    QuicProtectResult seal(const QuicKeySchedule &schedule, std::span<std::uint8_t> packet,
+                           std::span<const std::uint8_t> source, std::size_t pn_offset,
+                           std::uint64_t pn);
+    /// Protects the headers of packets that seal() accepted with the same arguments; at most
+    /// kMaxHeaders.
+    void protect_headers(const QuicKeySchedule &schedule,
+                         std::span<const std::span<std::uint8_t>> packets, std::size_t pn_offset);
+    static constexpr std::size_t kMaxHeaders = 32;
+
   private:
     using Block = std::array<std::uint8_t, 16>;
     using Nonce = std::array<std::uint8_t, kQuicIvLength>;
 
     void seal_gcm(const QuicKeySchedule &schedule, const Nonce &nonce,
-                  std::span<const std::uint8_t> header, std::span<std::uint8_t> payload,
-                  std::span<std::uint8_t> tag);
+                  std::span<const std::uint8_t> header, const std::uint8_t *plaintext,
+                  std::span<std::uint8_t> payload, std::span<std::uint8_t> tag);
     void seal_chacha20(const QuicKeySchedule &schedule, const Nonce &nonce,
-                       std::span<const std::uint8_t> header, std::span<std::uint8_t> payload,
-                       std::span<std::uint8_t> tag);
+                       std::span<const std::uint8_t> header, const std::uint8_t *plaintext,
+                       std::span<std::uint8_t> payload, std::span<std::uint8_t> tag);
     void seal_ccm(const QuicKeySchedule &schedule, const Nonce &nonce,
                   std::span<const std::uint8_t> header, std::span<std::uint8_t> payload,
                   std::span<std::uint8_t> tag);
-    [[nodiscard]] Block header_mask(const QuicKeySchedule &schedule,
-                                    std::span<const std::uint8_t> sample);
+    [[nodiscard]] static Block chacha20_mask(const QuicKeySchedule &schedule,
+                                             std::span<const std::uint8_t> sample);
     /// Runs one AES job to its end; `mode` is an IMB_CIPHER_MODE.
     void aes(int mode, const QuicKeySchedule::AesKeys &round_keys, std::size_t key_length,
              std::span<const std::uint8_t> iv, std::span<const std::uint8_t> src,
@@ -118,6 +132,7 @@ class QuicEngine {
         void operator()(IMB_MGR *mgr) const;
     };
     std::unique_ptr<IMB_MGR, FreeManager> mgr_;
+    std::unique_ptr<gcm_context_data> gcm_context_; ///< wiped once the packets at hand are done
 };
 
 } // namespace connectx

@@ -265,30 +265,66 @@ Syndrome TxEngine::parse_quic(Wqe &wqe) {
     return Syndrome::kOk;
 }
 
-Syndrome TxEngine::gather(Sq &sq, const Wqe &wqe, std::size_t offset,
-                          std::vector<std::uint8_t> &out) {
+std::size_t Scattered::left() const {
+    std::size_t length = 0;
+    for (std::size_t i = piece_; i < pieces.size(); ++i)
+        length += pieces[i].size();
+    return length - offset_;
+}
+
+ConstBytes Scattered::contiguous(std::size_t size) {
+    while (piece_ < pieces.size() && offset_ == pieces[piece_].size()) {
+        ++piece_;
+        offset_ = 0;
+    }
+    if (piece_ == pieces.size() || size > pieces[piece_].size() - offset_)
+        return {};
+    return pieces[piece_].subspan(offset_, size);
+}
+
+void Scattered::copy(Bytes dst) {
+    while (!dst.empty()) {
+        const ConstBytes rest = pieces[piece_].subspan(offset_);
+        const std::size_t n = std::min(dst.size(), rest.size());
+        if (n != 0)
+            std::memcpy(dst.data(), rest.data(), n);
+        dst = dst.subspan(n);
+        skip(n);
+        if (offset_ == pieces[piece_].size() && !dst.empty()) {
+            ++piece_;
+            offset_ = 0;
+        }
+    }
+}
+
+void Scattered::skip(std::size_t size) { offset_ += size; }
+
+Syndrome TxEngine::gather(Sq &sq, const Wqe &wqe, std::size_t offset) {
     const ConstBytes raw = wqe.raw;
+    std::size_t total = 0;
+    data_.clear();
     while (offset + kUnit <= raw.size()) {
         const auto seg = segment<mlx5_wqe_data_seg>(raw, offset);
         const std::uint32_t count = be32_to_cpu(seg.byte_count);
         const std::size_t length = count & kLengthMask;
-        if (out.size() + length > kMaxLsoPayload)
+        if (total + length > kMaxLsoPayload)
             return Syndrome::kLocalLength;
         if ((count & MLX5_INLINE_SEG) != 0) {
             if (length > raw.size() - offset - sizeof(__be32))
                 return Syndrome::kLocalLength;
-            const auto from = raw.begin() + static_cast<std::ptrdiff_t>(offset + sizeof(__be32));
-            out.insert(out.end(), from, from + static_cast<std::ptrdiff_t>(length));
+            data_.pieces.push_back(raw.subspan(offset + sizeof(__be32), length));
             offset += align_up(sizeof(__be32) + length, kUnit);
-            continue;
+        } else {
+            if (payload_.empty())
+                payload_.resize(kMaxLsoPayload);
+            const Syndrome st =
+                core_.memory.fetch(be32_to_cpu(seg.lkey), sq.wq.pd, be64_to_cpu(seg.addr),
+                                   Bytes(payload_).subspan(total, length), data_.pieces);
+            if (st != Syndrome::kOk)
+                return st;
+            offset += kUnit;
         }
-        const std::size_t old = out.size();
-        out.resize(old + length);
-        const Syndrome st = core_.memory.read(be32_to_cpu(seg.lkey), sq.wq.pd,
-                                              be64_to_cpu(seg.addr), Bytes(out).subspan(old));
-        if (st != Syndrome::kOk)
-            return st;
-        offset += kUnit;
+        total += length;
     }
     return Syndrome::kOk;
 }
@@ -307,31 +343,39 @@ Syndrome TxEngine::send(Sq &sq, const Wqe &wqe) {
         return Syndrome::kLocalLength;
     const ConstBytes header = ConstBytes(wqe.raw).subspan(kInlineStart, inline_length);
 
-    QuicOffload::Job job;
-    if (wqe.opcode == MLX5_OPCODE_LSO) {
-        payload_.clear();
-        if (auto st = gather(sq, wqe, wqe.data_offset(), payload_); st != Syndrome::kOk)
-            return st;
-        return segment_and_emit(sq, wqe, header, payload_, job);
-    }
-    frame_.assign(header.begin(), header.end());
-    if (auto st = gather(sq, wqe, wqe.data_offset(), frame_); st != Syndrome::kOk)
+    if (auto st = gather(sq, wqe, wqe.data_offset()); st != Syndrome::kOk)
         return st;
-    if (frame_.size() < 14 || frame_.size() > Port::kMaxMtu)
+    if (wqe.opcode == MLX5_OPCODE_LSO)
+        return segment_and_emit(sq, wqe, header);
+
+    constexpr std::size_t kVlanTag = 4; // room in front of the frame
+    constexpr std::size_t kMacs = 12;
+    const std::size_t length = data_.left();
+    const std::size_t size = header.size() + length;
+    if (size < 14 || size > Port::kMaxMtu)
         return Syndrome::kLocalLength;
+    Bytes frame = Bytes(frame_room_).subspan(kVlanTag, size);
+    std::copy(header.begin(), header.end(), frame.begin());
+    data_.copy(frame.subspan(header.size()));
     if (wqe.quic) {
-        job = core_.quic.start(*wqe.quic, sq.wq.pd);
-        if (!core_.quic.protect(job, frame_, 0))
+        const PacketInfo info = parse_packet(frame);
+        QuicOffload::Job job = core_.quic.start(*wqe.quic, sq.wq.pd);
+        if (!core_.quic.protect(job, frame, info))
             return Syndrome::kOk;
+        if (!wqe.insert_vlan()) {
+            emit(sq, (eth.cs_flags & MLX5_ETH_WQE_L3_CSUM) != 0,
+                 (eth.cs_flags & MLX5_ETH_WQE_L4_CSUM) != 0, frame, info);
+            return Syndrome::kOk;
+        }
     }
     if (wqe.insert_vlan()) {
         const bool svlan = (be16_to_cpu(eth.insert.type) & MLX5_ETH_WQE_SVLAN) != 0;
-        std::array<std::uint8_t, 4> tag{};
-        store_be<std::uint16_t>(tag.data(), svlan ? 0x88a8 : 0x8100);
-        store_be<std::uint16_t>(tag.data() + 2, be16_to_cpu(eth.insert.vlan_tci));
-        frame_.insert(frame_.begin() + 12, tag.begin(), tag.end());
+        frame = Bytes(frame_room_).first(size + kVlanTag);
+        std::memmove(frame.data(), frame.data() + kVlanTag, kMacs);
+        store_be<std::uint16_t>(&frame[kMacs], svlan ? 0x88a8 : 0x8100);
+        store_be<std::uint16_t>(&frame[kMacs + 2], be16_to_cpu(eth.insert.vlan_tci));
     }
-    emit(sq, wqe, frame_);
+    emit_parsed(sq, wqe, frame);
     return Syndrome::kOk;
 }
 
@@ -350,90 +394,135 @@ Syndrome TxEngine::send_multi(Sq &sq, const Wqe &wqe) {
         const std::size_t length = count & kLengthMask;
         if (length < 14 || length > Port::kMaxMtu)
             return Syndrome::kLocalLength;
-        frame_.resize(length);
+        const Bytes frame = Bytes(frame_room_).first(length);
         if ((count & MLX5_INLINE_SEG) != 0) {
             if (length > raw.size() - offset - sizeof(__be32))
                 return Syndrome::kLocalLength;
-            std::memcpy(frame_.data(), raw.data() + offset + sizeof(__be32), length);
+            std::memcpy(frame.data(), raw.data() + offset + sizeof(__be32), length);
             offset += align_up(sizeof(__be32) + length, kUnit);
         } else {
             const Syndrome st =
-                core_.memory.read(be32_to_cpu(seg.lkey), sq.wq.pd, be64_to_cpu(seg.addr), frame_);
+                core_.memory.read(be32_to_cpu(seg.lkey), sq.wq.pd, be64_to_cpu(seg.addr), frame);
             if (st != Syndrome::kOk)
                 return st;
             offset += kUnit;
         }
-        emit(sq, wqe, frame_);
+        emit_parsed(sq, wqe, frame);
     }
     return Syndrome::kOk;
 }
 
-Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header, ConstBytes payload,
-                                    QuicOffload::Job &job) {
+Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header) {
     const std::size_t mss = be16_to_cpu(wqe.eth().mss);
-    if (mss == 0 || payload.empty() || header.size() < 14 + 20 + 8 ||
-        header.size() + mss > Port::kMaxMtu || (payload.size() - 1) / mss >= kMaxLsoFrames)
+    const std::size_t total = data_.left();
+    if (mss == 0 || total == 0 || header.size() < 14 + 20 + 8 ||
+        header.size() + mss > Port::kMaxMtu || (total - 1) / mss >= kMaxLsoFrames)
         return Syndrome::kLocalLength;
-    const PacketInfo info = parse_packet(header);
+    const PacketInfo parsed = parse_packet(header);
     // The headers must end exactly where the inlined part does.
-    if (info.l4_offset == 0 || info.payload_offset != header.size())
+    if (parsed.l4_offset == 0 || parsed.payload_offset != header.size())
         return Syndrome::kLocalQpOp;
 
     constexpr std::uint8_t kFin = 0x01;
     constexpr std::uint8_t kPush = 0x08;
     constexpr std::uint8_t kCwr = 0x80;
     const std::uint32_t seq =
-        info.is_tcp() ? load_be<std::uint32_t>(&header[info.l4_offset + 4]) : 0;
+        parsed.is_tcp() ? load_be<std::uint32_t>(&header[parsed.l4_offset + 4]) : 0;
     const std::uint16_t ip_id =
-        info.ip_version == 4 ? load_be<std::uint16_t>(&header[info.l3_offset + 4]) : 0;
+        parsed.ip_version == 4 ? load_be<std::uint16_t>(&header[parsed.l3_offset + 4]) : 0;
+    QuicOffload::Job job;
     if (wqe.quic)
         job = core_.quic.start(*wqe.quic, sq.wq.pd);
+
+    // Several frames at a time, so that header protection has more than one to work at, but not
+    // more than the processor's first cache holds. A QUIC packet's payload starts a cache line.
+    struct Slot {
+        Bytes frame;
+        PacketInfo info;
+    };
+    constexpr std::size_t kLine = 64;
+    constexpr std::size_t kAtOnce = std::min<std::size_t>(16, QuicEngine::kMaxHeaders);
+    constexpr std::size_t kPnMax = 4;
+    const std::size_t clear = header.size() + (wqe.quic ? wqe.quic->pn_offset + kPnMax : 0);
+    const std::size_t lead = align_up(clear, kLine) - clear;
+    const std::size_t stride = align_up(std::max(lead + header.size() + mss, kMinFrame), kLine);
+    const std::size_t at_once = std::clamp<std::size_t>(kFrameRoom / stride, 1, kAtOnce);
+    std::array<Slot, kAtOnce> slots;
+    std::array<Bytes, kAtOnce> packets;
+
     std::uint16_t number = 0;
-    for (std::size_t off = 0; off < payload.size(); off += mss, ++number) {
-        const ConstBytes part = payload.subspan(off, std::min(mss, payload.size() - off));
-        const bool last = off + part.size() == payload.size();
-        frame_.assign(header.begin(), header.end());
-        frame_.insert(frame_.end(), part.begin(), part.end());
-        std::uint8_t *l3 = frame_.data() + info.l3_offset;
-        std::uint8_t *l4 = frame_.data() + info.l4_offset;
-        const std::size_t ip_length = frame_.size() - info.l3_offset;
-        if (info.ip_version == 4) {
-            store_be<std::uint16_t>(l3 + 2, static_cast<std::uint16_t>(ip_length));
-            store_be<std::uint16_t>(l3 + 4, static_cast<std::uint16_t>(ip_id + number));
-        } else {
-            store_be<std::uint16_t>(l3 + 4, static_cast<std::uint16_t>(ip_length - 40));
+    for (std::size_t off = 0; off < total;) {
+        std::size_t used = 0;
+        for (; used < at_once && off < total; ++number) {
+            const std::size_t length = std::min(mss, total - off);
+            const bool last = off + length == total;
+            Slot &slot = slots[used];
+            slot.frame = Bytes(frame_room_).subspan(used * stride + lead, header.size() + length);
+            slot.info = parsed;
+            slot.info.malformed = false;
+            slot.info.ip_end = static_cast<unsigned>(slot.frame.size());
+            const Bytes frame = slot.frame;
+            std::memcpy(frame.data(), header.data(), header.size());
+            std::uint8_t *l3 = frame.data() + parsed.l3_offset;
+            std::uint8_t *l4 = frame.data() + parsed.l4_offset;
+            const std::size_t ip_length = frame.size() - parsed.l3_offset;
+            if (parsed.ip_version == 4) {
+                store_be<std::uint16_t>(l3 + 2, static_cast<std::uint16_t>(ip_length));
+                store_be<std::uint16_t>(l3 + 4, static_cast<std::uint16_t>(ip_id + number));
+            } else {
+                store_be<std::uint16_t>(l3 + 4, static_cast<std::uint16_t>(ip_length - 40));
+            }
+            if (parsed.is_tcp()) {
+                store_be<std::uint32_t>(l4 + 4, seq + static_cast<std::uint32_t>(off));
+                if (!last)
+                    l4[13] &= static_cast<std::uint8_t>(~(kFin | kPush));
+                if (number != 0)
+                    l4[13] &= static_cast<std::uint8_t>(~kCwr);
+            } else {
+                store_be<std::uint16_t>(
+                    l4 + 4, static_cast<std::uint16_t>(frame.size() - parsed.l4_offset));
+            }
+            off += length;
+            const Bytes payload = frame.subspan(header.size());
+            ConstBytes source = wqe.quic ? data_.contiguous(length) : ConstBytes{};
+            if (source.empty()) {
+                data_.copy(payload);
+                source = payload;
+            } else {
+                data_.skip(length);
+            }
+            if (wqe.quic) {
+                if (!core_.quic.seal(job, frame, slot.info, source, number))
+                    continue;
+                packets[used] = payload;
+            }
+            ++used;
         }
-        if (info.is_tcp()) {
-            store_be<std::uint32_t>(l4 + 4, seq + static_cast<std::uint32_t>(off));
-            if (!last)
-                l4[13] &= static_cast<std::uint8_t>(~(kFin | kPush));
-            if (number != 0)
-                l4[13] &= static_cast<std::uint8_t>(~kCwr);
-        } else {
-            store_be<std::uint16_t>(l4 + 4,
-                                    static_cast<std::uint16_t>(frame_.size() - info.l4_offset));
-        }
-        if (wqe.quic && !core_.quic.protect(job, frame_, number))
-            continue;
-        emit(sq, wqe, frame_);
+        if (wqe.quic)
+            core_.quic.finish(job, std::span(packets).first(used));
+        for (const Slot &slot : std::span(slots).first(used))
+            emit(sq, true, true, slot.frame, slot.info);
     }
     return Syndrome::kOk;
 }
 
-void TxEngine::emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame) {
+void TxEngine::emit_parsed(Sq &sq, const Wqe &wqe, Bytes frame) {
     const mlx5_wqe_eth_seg eth = wqe.eth();
-    const bool lso = wqe.opcode == MLX5_OPCODE_LSO;
-    const bool l3 = lso || (eth.cs_flags & MLX5_ETH_WQE_L3_CSUM) != 0;
-    const bool l4 = lso || (eth.cs_flags & MLX5_ETH_WQE_L4_CSUM) != 0;
-    if (l3 || l4) {
-        const PacketInfo info = parse_packet(frame);
-        if (l3)
-            fill_ip_checksum(frame, info);
-        if (l4 && !info.malformed)
-            fill_l4_checksum(frame, info);
+    const bool l3 = (eth.cs_flags & MLX5_ETH_WQE_L3_CSUM) != 0;
+    const bool l4 = (eth.cs_flags & MLX5_ETH_WQE_L4_CSUM) != 0;
+    emit(sq, l3, l4, frame, l3 || l4 ? parse_packet(frame) : PacketInfo{});
+}
+
+void TxEngine::emit(Sq &sq, bool l3_checksum, bool l4_checksum, Bytes frame,
+                    const PacketInfo &info) {
+    if (l3_checksum)
+        fill_ip_checksum(frame, info);
+    if (l4_checksum && !info.malformed)
+        fill_l4_checksum(frame, info);
+    if (frame.size() < kMinFrame) {
+        std::fill_n(frame.data() + frame.size(), kMinFrame - frame.size(), 0);
+        frame = {frame.data(), kMinFrame};
     }
-    if (frame.size() < kMinFrame)
-        frame.resize(kMinFrame);
 
     ++frames_;
     Vport &v = core_.vport;
@@ -458,9 +547,9 @@ void TxEngine::emit(Sq &sq, const Wqe &wqe, std::vector<std::uint8_t> &frame) {
         return;
     core_.port.count_tx(frame);
     ++core_.stats.tx_frames;
-    // A copy: what the wire answers from inside this call must not find the buffer in use.
-    const std::vector<std::uint8_t> out = frame;
-    core_.wire_tx(out);
+    // What the wire answers from inside this call is received, and nothing there sends: the frames
+    // still to come stay as they are.
+    core_.wire_tx(frame);
 }
 
 Syndrome TxEngine::umr(Sq &sq, const Wqe &wqe) {

@@ -24,6 +24,13 @@ class Host {
     /// Reads guest memory; false when any byte of the range is not readable memory, or the device
     /// is not bus master. `dst` is then unspecified.
     virtual bool dma_read(GuestAddr addr, std::span<std::uint8_t> dst) = 0;
+    /// The same memory where it lies, for a host that can let it be read there: exactly `size`
+    /// bytes, which stay mapped until the call of the device that is under way returns. The guest
+    /// may write to them meanwhile. Empty: use dma_read(), which also decides whether the range is
+    /// memory.
+    virtual std::span<const std::uint8_t> dma_view(GuestAddr /*addr*/, std::size_t /*size*/) {
+        return {};
+    }
     /// Writes guest memory, lower addresses first; false as for dma_read().
     virtual bool dma_write(GuestAddr addr, std::span<const std::uint8_t> src) = 0;
     /// Sends the MSI-X message of a vector.

@@ -32,6 +32,12 @@ class FakeHost final : public Host {
             on_dma_read(dst);
         return true;
     }
+    std::span<const std::uint8_t> dma_view(GuestAddr addr, std::size_t size) override {
+        // Who wants to see each access gets it as one.
+        if (!views || on_dma || on_dma_read || !inside(addr, size))
+            return {};
+        return {at(addr.value), size};
+    }
     bool dma_write(GuestAddr addr, std::span<const std::uint8_t> src) override {
         if (on_dma)
             on_dma(addr, src);
@@ -75,6 +81,7 @@ class FakeHost final : public Host {
 
     std::vector<unsigned> interrupts;
     std::deque<std::vector<std::uint8_t>> wire;
+    bool views = true;       ///< lets the device read memory where it lies
     bool keep_frames = true; ///< in `wire`; a measurement has no use for them
     std::function<void(std::span<const std::uint8_t>)> on_wire_tx;
     std::function<void(std::span<std::uint8_t>)> on_dma_read; ///< may change what is read

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// As much of a driver as the tests need: command queue with mailboxes, the objects of one channel,
-// posting and polling. Layouts come from the kernel's headers, as in the model.
+// As much of a driver as tests, benchmarks and sim/dpdk need: command queue with mailboxes, the
+// objects of one channel, posting and polling. Layouts come from the kernel's headers, as in the
+// model. What must not fail and does goes to `failed`, which throws unless it is replaced.
 #pragma once
 
 #include "fake_host.h"
 
-#include <gtest/gtest.h>
+#include <quic_ifc.h>
 
 #include <array>
+#include <cstdio>
+#include <functional>
 #include <map>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -86,6 +91,9 @@ class MiniDriver {
 
     FakeHost host;
     Device dev;
+    std::function<void(const std::string &)> failed = [](const std::string &what) {
+        throw std::runtime_error("MiniDriver: " + what);
+    };
 
     // --- registers -------------------------------------------------------------------------------
 
@@ -174,7 +182,8 @@ class MiniDriver {
             return r;
         r.delivery = lay.status_own >> 1;
         if (intact)
-            EXPECT_EQ(xor8({reinterpret_cast<std::uint8_t *>(&lay), sizeof(lay)}), 0xff);
+            expect(xor8({reinterpret_cast<std::uint8_t *>(&lay), sizeof(lay)}) == 0xff,
+                   "a reply is not signed");
         r.out.resize(out_size);
         std::memcpy(r.out.data(), lay.out, std::min<std::size_t>(out_size, sizeof(lay.out)));
         for (std::size_t i = 0, off = 16; i < out_blocks.size(); ++i, off += 512)
@@ -203,9 +212,9 @@ class MiniDriver {
     /// A command that has to succeed.
     Message must(const Message &in, std::size_t out_size) {
         const Reply r = command(in, out_size);
-        EXPECT_TRUE(r.ok()) << "opcode " << std::hex << IFC_GET(nop_in, ConstBytes(in), opcode)
-                            << " delivery " << r.delivery << " status " << int(r.status)
-                            << " syndrome " << r.syndrome;
+        expect(r.ok(),
+               format("opcode %#x delivery %u status %#x syndrome %#x",
+                      IFC_GET(nop_in, ConstBytes(in), opcode), r.delivery, r.status, r.syndrome));
         return r.out;
     }
 
@@ -277,7 +286,7 @@ class MiniDriver {
         if (status != nullptr)
             *status = r.status;
         else
-            EXPECT_TRUE(r.ok()) << std::hex << reg << " syndrome " << r.syndrome;
+            expect(r.ok(), format("register %#x syndrome %#x", reg, r.syndrome));
         return {r.out.begin() + IFC_BYTES(access_register_out), r.out.end()};
     }
 
@@ -361,6 +370,23 @@ class MiniDriver {
                 static_cast<std::uint64_t>(cq.ci & 0xffffff) << 32 | cq.id);
     }
 
+    /// An SA in the device's database; its index. `cipher` as in the interface
+    /// (MLX5_QUIC_CIPHER_*).
+    std::uint32_t create_sa(unsigned cipher, ConstBytes key, ConstBytes iv, ConstBytes hp,
+                            std::uint32_t tag) {
+        auto in = REQUEST(create_quic_sa, CREATE_GENERAL_OBJECT);
+        IFC_SET(general_obj_in_cmd_hdr, Bytes(in), obj_type, MLX5_GENERAL_OBJECT_TYPES_QUIC_SA);
+        const Bytes obj = IFC_AT(create_quic_sa_in, Bytes(in), quic_sa_object);
+        IFC_SET(quic_sa_obj, obj, cipher, cipher);
+        IFC_SET(quic_sa_obj, obj, pd, pd);
+        IFC_SET(quic_sa_obj, obj, tag, tag);
+        std::copy(iv.begin(), iv.end(), IFC_AT(quic_sa_obj, obj, iv).begin());
+        std::copy(key.begin(), key.end(), IFC_AT(quic_sa_obj, obj, key).begin());
+        std::copy(hp.begin(), hp.end(), IFC_AT(quic_sa_obj, obj, hp_key).begin());
+        const Message out = must(in, IFC_BYTES(general_obj_out_cmd_hdr));
+        return IFC_GET(general_obj_out_cmd_hdr, ConstBytes(out), obj_id);
+    }
+
     std::uint32_t create_tis() {
         auto in = REQUEST(create_tis, CREATE_TIS);
         IFC_SET(create_tis_in, Bytes(in), ctx.transport_domain, td);
@@ -390,7 +416,7 @@ class MiniDriver {
             tis_ = create_tis();
         sq.id = IFC_GET(create_sq_out,
                         ConstBytes(must(sq_request(sq, log_size), IFC_BYTES(create_sq_out))), sqn);
-        EXPECT_EQ(modify_sq(sq, 0, 1).status, MLX5_CMD_STAT_OK);
+        expect(modify_sq(sq, 0, 1).ok(), "a queue does not start");
         return sq;
     }
 
@@ -447,7 +473,7 @@ class MiniDriver {
             IFC_SET(wq, wq, log_wqe_stride_size, o.log_stride_size - MLX5_MPWQE_LOG_STRIDE_SZ_BASE);
         }
         rq.id = IFC_GET(create_rq_out, ConstBytes(must(in, IFC_BYTES(create_rq_out))), rqn);
-        EXPECT_EQ(modify_rq(rq, 0, 1).status, MLX5_CMD_STAT_OK);
+        expect(modify_rq(rq, 0, 1).ok(), "a queue does not start");
         for (std::uint32_t i = 0; i <= rq.ring.mask(); ++i)
             rq.buffers.push_back(host.alloc(rq.buffer_size, 64));
         fill(rq, o.type);
@@ -636,6 +662,15 @@ class MiniDriver {
     TestEq comp_eq;
 
   private:
+    void expect(bool ok, const std::string &what) const {
+        if (!ok)
+            failed(what);
+    }
+    template <typename... Args> static std::string format(const char *fmt, Args... args) {
+        std::array<char, 160> text{};
+        std::snprintf(text.data(), text.size(), fmt, args...);
+        return text.data();
+    }
     static std::size_t pages_of(std::size_t bytes) { return (bytes + 4095) / 4096; }
     static void put_pages(Bytes pas, std::uint64_t base, std::size_t pages) {
         for (std::size_t i = 0; i < pages; ++i)
