@@ -4,6 +4,9 @@
 // mlx5; each test is about one thing it does with the device.
 #include "guest_nic.h"
 
+#include <cstdio>
+#include <sys/utsname.h>
+
 namespace connectx::guest {
 namespace {
 
@@ -409,6 +412,13 @@ TEST_F(Nic, WholePackets) {
         MUST(ip(side) + "addr add 10.1.9." + n + "/24 dev v9");
         MUST(ip(side) + "addr add fd09::" + n + "/64 dev v9 nodad");
     }
+    // A virtio_net_hdr has had a word for UDP_SEGMENT batches since 6.2; before, recvmsg() fails.
+    utsname kernel{};
+    ASSERT_EQ(uname(&kernel), 0);
+    unsigned major = 0;
+    unsigned minor = 0;
+    ASSERT_EQ(std::sscanf(kernel.release, "%u.%u", &major, &minor), 2);
+    const bool tells_of_batches = major > 6 || (major == 6 && minor >= 2);
     for (int net : {1, 9})
         for (bool v6 : {false, true}) {
             tcp(kNear, v6, 1 << 20, net);
@@ -417,7 +427,8 @@ TEST_F(Nic, WholePackets) {
                 udp(kNear, v6, n, 0, net);
             for (std::size_t gso : {1U, 7U, 600U, 1200U, 1448U})
                 for (std::size_t n : {gso, 2 * gso - 1, 2 * gso + 1, 40 * gso})
-                    udp(kNear, v6, n, gso, net);
+                    if (tells_of_batches)
+                        udp(kNear, v6, n, gso, net);
         }
     std::this_thread::sleep_for(std::chrono::milliseconds(500));
     send_raw(kMarker, 60, 0);
@@ -463,7 +474,7 @@ TEST_F(Nic, WholePackets) {
     out.close();
     EXPECT_TRUE(out.good()) << path;
     EXPECT_EQ(markers, 2U);
-    EXPECT_GT(recorded, 300U);
+    EXPECT_GT(recorded, tells_of_batches ? 300U : 150U);
     tpacket_stats lost{};
     socklen_t length = sizeof(lost);
     ASSERT_EQ(getsockopt(tap, SOL_PACKET, PACKET_STATISTICS, &lost, &length), 0);
