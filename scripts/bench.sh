@@ -18,7 +18,8 @@ beside their targets. docs/benchmarks.md explains each.
                   sender    instructions per send: UDP alone, OpenSSL, the device, the kernel's software
                   scale     the same with many SAs and many sockets; memory, adding and deleting, a full database
                   threads   two processors on one socket and SA (wall clock)
-                  model     the device model's throughput beside IPsec-MB's (wall clock)
+                  model     the device model's throughput beside IPsec-MB's, one core and two (wall clock)
+                  dpdk      QUIC packets through the model onto a DPDK port, opened by OpenSSL (wall clock)
   --quick         fewer packets per send, one IP version, fewer SAs
   --sas N         scale: up to N SAs (default 100000)
   --no-build      take packages and programs as they are
@@ -45,7 +46,7 @@ while (($#)); do
     case $1 in
     --only)
         need "$@"
-        [[ $2 =~ ^(sender|scale|threads|model)$ ]] || die "--only $2: no such part (./run bench --help)"
+        [[ $2 =~ ^(sender|scale|threads|model|dpdk)$ ]] || die "--only $2: no such part (./run bench --help)"
         only+=("$2")
         ;;
     --sas)
@@ -87,9 +88,12 @@ guest() {
 if [[ -n $build ]]; then
     packages_ensure
     packages_ensure_listed "$ROOT/scripts/packages-bench.txt"
+    ! wants dpdk || packages_ensure_listed "$ROOT/scripts/packages-dpdk.txt"
     userspace_ensure
-    kernel_ensure release
-    qemu_ensure
+    if wants sender || wants scale || wants threads; then
+        kernel_ensure release
+        qemu_ensure
+    fi
 fi
 programs=$BUILD/cmake/tests
 
@@ -123,9 +127,14 @@ if wants model; then
     measure model "$BUILD/cmake/sim/bench/model-bench" --benchmark_format=json --benchmark_repetitions=5 \
         --benchmark_min_time=0.2 --benchmark_enable_random_interleaving=true --benchmark_report_aggregates_only=true
 fi
+if wants dpdk; then
+    packets=10000000
+    [[ -z $quick ]] || packets=100000
+    measure dpdk "$BUILD/cmake/sim/dpdk/sim-dpdk" --packets "$packets" --json
+fi
 
 parts=()
-for part in sender scale-sas scale-sockets scale-memory scale-rates scale-full threads model; do
+for part in sender scale-sas scale-sockets scale-memory scale-rates scale-full threads model dpdk; do
     [[ ! -f $results/$part.json ]] || parts+=("$results/$part.json")
 done
 ((${#parts[@]})) || die 'nothing was measured'

@@ -7,6 +7,8 @@
 #include "packets.h"
 
 #include <gtest/gtest.h>
+
+#include <deque>
 #include <quic_reference.h>
 
 #include <random>
@@ -862,6 +864,88 @@ TEST(QuicDrop, NoRoomForASample) {
     EXPECT_EQ(d.completion(), kDone);
     EXPECT_EQ(d.host.wire.size(), 2U);
     EXPECT_EQ(d.counters().drop_short(), 10U);
+}
+
+// --- where the data are --------------------------------------------------------------------------
+
+/// What leaves for a batch of 20 packets of 300 bytes and a shorter one, more than the model has
+/// under construction at a time, when its data are cut at `cuts`.
+std::deque<Frame> batch_frames(Cipher cipher, bool views, const std::vector<std::size_t> &cuts,
+                               std::vector<Frame> *packets = nullptr) {
+    constexpr std::size_t kSize = 300;
+    QuicDriver d;
+    d.host.views = views;
+    const std::uint32_t sa = d.must_create(some_keys(3, cipher), 9);
+    Frame batch;
+    for (unsigned i = 0; i < 21; ++i) {
+        const Frame packet = some_packet(40 + i, (i < 20 ? kSize : kSize - 70) - kTag);
+        if (packets != nullptr)
+            packets->push_back(packet);
+        const Frame room = with_room(packet);
+        batch.insert(batch.end(), room.begin(), room.end());
+    }
+    std::vector<Message> pieces;
+    std::size_t from = 0;
+    for (std::size_t to : cuts) {
+        pieces.emplace_back(batch.begin() + static_cast<std::ptrdiff_t>(from),
+                            batch.begin() + static_cast<std::ptrdiff_t>(to));
+        from = to;
+    }
+    pieces.emplace_back(batch.begin() + static_cast<std::ptrdiff_t>(from), batch.end());
+    MiniDriver::EthOptions o;
+    o.mss = kSize;
+    const Frame frame = make_frame({}, batch);
+    o.inline_header = {frame.begin(), frame.begin() + static_cast<std::ptrdiff_t>(header_size({}))};
+    d.send(d.wqe(o, QuicDriver::index_segment(sa, 9, 40, some_pn_offset()), pieces),
+           MLX5_OPCODE_LSO);
+    EXPECT_EQ(d.completion(), kDone);
+    return d.host.wire;
+}
+
+TEST(QuicData, InPlaceOrCopiedInOnePieceOrMany) {
+    for (const Cipher cipher : quic_test::kAllCiphers) {
+        std::vector<Frame> packets;
+        const auto frames = batch_frames(cipher, true, {}, &packets);
+        ASSERT_EQ(frames.size(), 21U);
+        for (std::size_t i = 0; i < frames.size(); ++i) {
+            EXPECT_TRUE(checksums_ok(frames[i], {}));
+            const auto opened = quic_test::unprotect(some_keys(3, cipher),
+                                                     std::span(frames[i]).subspan(header_size({})),
+                                                     some_pn_offset(), 40 + i);
+            ASSERT_TRUE(opened) << i;
+            EXPECT_EQ(opened->packet, packets[i]);
+        }
+        // Cuts within a header, within a payload, within a tag, and between packets.
+        const std::vector<std::size_t> cuts{5, 450, 895, 3000, 4801};
+        EXPECT_EQ(batch_frames(cipher, false, {}), frames);
+        EXPECT_EQ(batch_frames(cipher, true, cuts), frames);
+        EXPECT_EQ(batch_frames(cipher, false, cuts), frames);
+    }
+}
+
+TEST(QuicData, ChangesUnderTheDevice) {
+    QuicDriver d;
+    const std::uint32_t sa = d.must_create(some_keys(), 9);
+    constexpr std::size_t kSize = 100;
+    constexpr std::size_t kPackets = 40;
+    const std::uint64_t at = d.host.alloc(kSize * kPackets);
+    d.host.on_wire_tx = [&](std::span<const std::uint8_t> frame) {
+        // Another first byte, and so another length of the header, for all that come after.
+        const auto memory = d.host.span(at, kSize * kPackets);
+        std::fill(memory.begin(), memory.end(), frame.back());
+    };
+    MiniDriver::EthOptions o;
+    o.mss = kSize;
+    const Frame frame = make_frame({}, Frame(kSize * kPackets));
+    o.inline_header = {frame.begin(), frame.begin() + static_cast<std::ptrdiff_t>(header_size({}))};
+    Message segments = d.wqe(o, QuicDriver::index_segment(sa, 9, 0, 20), {Message(64)});
+    store_be<std::uint32_t>(segments.data() + segments.size() - 16, kSize * kPackets);
+    store_be<std::uint64_t>(segments.data() + segments.size() - 8, at);
+    d.send(segments, MLX5_OPCODE_LSO);
+    EXPECT_EQ(d.completion(), kDone);
+    ASSERT_EQ(d.host.wire.size(), kPackets);
+    for (const Frame &f : d.host.wire)
+        EXPECT_TRUE(checksums_ok(f, {}));
 }
 
 // --- malformed WQEs ------------------------------------------------------------------------------
