@@ -8,8 +8,7 @@
 // Nothing runs sanitizers before main(), where the choice is made.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                             \
     !defined(__SANITIZE_ADDRESS__)
-#define SIM_VECTORISED                                                                             \
-    [[gnu::target_clones("avx512f", "avx2", "default"), gnu::optimize("O3")]]
+#define SIM_VECTORISED [[gnu::target_clones("avx512f", "avx2", "default"), gnu::optimize("O3")]]
 #else
 #define SIM_VECTORISED
 #endif
