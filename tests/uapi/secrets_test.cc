@@ -177,6 +177,18 @@ class Secrets : public testing::Test {
         ::mlock(page_, 4096);
     }
     ~Secrets() override { ::munmap(page_, 4096); }
+    // Begins an inline-keys message in the page: header, form and pn_offset are there, the keys are
+    // not.
+    struct udp_quic_crypto_inline *inline_message(const PacketShape &shape) {
+        auto *cmsg = reinterpret_cast<cmsghdr *>(page_);
+        cmsg->cmsg_level = SOL_UDP;
+        cmsg->cmsg_type = UDP_QUIC_CRYPTO;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(struct udp_quic_crypto_inline));
+        auto *crypto = reinterpret_cast<struct udp_quic_crypto_inline *>(page_ + CMSG_LEN(0));
+        crypto->crypto.sa = UDP_QUIC_CRYPTO_SA_INLINE;
+        crypto->crypto.pn_offset = static_cast<std::uint16_t>(shape.pn_offset());
+        return crypto;
+    }
     std::uint8_t *page_;
 };
 
@@ -231,14 +243,8 @@ TEST_F(Secrets, InlineKeysLeaveNothingBehind) {
     for (std::size_t i = 0; i < 4; ++i) {
         const Cipher cipher = kAllCiphers[i];
         const Bytes plain = make_packet(shape, i, 1000);
-        auto *cmsg = reinterpret_cast<cmsghdr *>(page_);
-        cmsg->cmsg_level = SOL_UDP;
-        cmsg->cmsg_type = UDP_QUIC_CRYPTO;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(struct udp_quic_crypto_inline));
-        auto *crypto = reinterpret_cast<struct udp_quic_crypto_inline *>(page_ + CMSG_LEN(0));
+        auto *crypto = inline_message(shape);
         crypto->crypto.pn = i;
-        crypto->crypto.sa = UDP_QUIC_CRYPTO_SA_INLINE;
-        crypto->crypto.pn_offset = static_cast<std::uint16_t>(shape.pn_offset());
         crypto->keys.cipher = static_cast<std::uint16_t>(cipher);
         std::uint8_t bytes[kSecret];
         secrets[2 * i].reveal(bytes);
@@ -298,13 +304,7 @@ TEST_F(Secrets, RefusedInlineKeysLeaveNothingBehind) {
     for (std::size_t i = 0; i < 2 * refusals.size(); ++i)
         secrets.emplace_back((std::uint64_t{seed()} << 32) | seed());
     for (std::size_t i = 0; i < refusals.size(); ++i) {
-        auto *cmsg = reinterpret_cast<cmsghdr *>(page_);
-        cmsg->cmsg_level = SOL_UDP;
-        cmsg->cmsg_type = UDP_QUIC_CRYPTO;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(struct udp_quic_crypto_inline));
-        auto *crypto = reinterpret_cast<struct udp_quic_crypto_inline *>(page_ + CMSG_LEN(0));
-        crypto->crypto.sa = UDP_QUIC_CRYPTO_SA_INLINE;
-        crypto->crypto.pn_offset = static_cast<std::uint16_t>(shape.pn_offset());
+        auto *crypto = inline_message(shape);
         crypto->keys.cipher = UDP_QUIC_CIPHER_AES_256_GCM;
         std::uint8_t bytes[kSecret];
         secrets[2 * i].reveal(bytes);
@@ -318,7 +318,7 @@ TEST_F(Secrets, RefusedInlineKeysLeaveNothingBehind) {
         header.msg_control = page_;
         header.msg_controllen = CMSG_SPACE(sizeof(struct udp_quic_crypto_inline));
         int flags = 0;
-        refusals[i].spoil(*crypto, *cmsg, header, flags);
+        refusals[i].spoil(*crypto, *reinterpret_cast<cmsghdr *>(page_), header, flags);
         const ssize_t sent = ::sendmsg(loopback.sender.get(), &header, flags);
         const int error = errno;
         ::explicit_bzero(bytes, sizeof(bytes));
