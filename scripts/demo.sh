@@ -137,13 +137,7 @@ say "[guest] booting the $kernel kernel; server in it: --path $server_path"
     --stats-json "$work/server.json" --verbose "${server_args[@]}" \
     >"$work/server.log" 2>&1 </dev/null &
 vm_pid=$!
-while ! grep -qs '^listening on' "$work/server.log"; do
-    kill -0 "$vm_pid" 2>/dev/null || {
-        vm_pid=''
-        die "the server did not start: $(tail -n 1 "$work/server.log"); log: $(show_path "$work/server.log")"
-    }
-    sleep 0.1
-done
+await_server "$vm_pid" "$work/server.log" "$work/kernel.log"
 say "[guest] $(grep '^packet protection' "$work/server.log")"
 
 say "[client] gtlsclient of ngtcp2-client $(dpkg-query -W -f='${Version}' ngtcp2-client), unmodified"

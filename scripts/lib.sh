@@ -177,3 +177,21 @@ free_udp_port() {
     done
     die 'no free UDP port'
 }
+
+# await_server PID SERVER-LOG KERNEL-LOG returns when the server that `./run vm` (PID) was told to start
+# listens. One that does not come up says why, with the last lines of both logs.
+await_server() {
+    local pid=$1 server_log=$2 kernel_log=$3 deadline=$((SECONDS + 300)) why=''
+    until grep -qs '^listening on' "$server_log"; do
+        if ! kill -0 "$pid" 2>/dev/null; then
+            why='the server did not start'
+        elif ((SECONDS >= deadline)); then
+            why='no server after 300 s'
+        fi
+        if [[ -n $why ]]; then
+            tail -n 5 "$server_log" "$kernel_log" >&2 || true
+            die "$why; logs: $(show_path "$server_log"), $(show_path "$kernel_log")"
+        fi
+        sleep 0.1
+    done
+}

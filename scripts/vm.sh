@@ -200,6 +200,7 @@ mkdir -p "$run/extra/vm"
 [[ -n $log ]] || log=$LOGS/vm-$(date +%Y%m%d-%H%M%S)-$$.log
 mkdir -p "$(dirname "$log")"
 log=$(realpath "$log")
+rm -f "$log"
 # Of the logs that nobody named, the last hundred stay.
 find "$LOGS" -maxdepth 1 -name 'vm-2*.log' -printf '%T@ %p\n' | sort -rn | tail -n +101 | cut -d' ' -f2- |
     xargs -r rm -f
@@ -224,7 +225,8 @@ arguments=("${QEMU_FIRMWARE[@]}" -machine q35 -m "$memory" -smp "$cpus" -nodefau
     -device virtserialport,chardev=stdin,name=stdin
     -chardev "file,id=stdout,path=$run/stdout" -device virtserialport,chardev=stdout,name=stdout
     -chardev "file,id=stderr,path=$run/stderr" -device virtserialport,chardev=stderr,name=stderr
-    -chardev "file,id=control,path=$run/status" -device virtserialport,chardev=control,name=control)
+    -chardev "file,id=control,path=$run/status" -device virtserialport,chardev=control,name=control
+    -chardev "pipe,id=monitor,path=$run/monitor" -mon chardev=monitor)
 if [[ -n $modules ]]; then
     arguments+=(-fsdev "local,id=modules,path=${modules//,/,,},security_model=none,readonly=on"
         -device "virtio-9p-pci,fsdev=modules,mount_tag=modules")
@@ -264,7 +266,7 @@ none)
 esac
 arguments+=("${qemu_args[@]}")
 
-mkfifo "$run/stdout" "$run/stderr"
+mkfifo "$run/stdout" "$run/stderr" "$run/monitor.in" "$run/monitor.out"
 cat "$run/stdout" &
 stdout_pump=$!
 cat "$run/stderr" >&2 &
@@ -277,10 +279,26 @@ fi
 /usr/bin/python3 -S "$ROOT/scripts/guest/stdin-pump" "$run/stdin" <&"$input" &
 pumps=("$stdout_pump" "$stderr_pump" $!)
 
+# watch_start PID ends the guest (QEMU's keeper is PID) if it has not come as far as its command in four
+# minutes, and notes where its processors were.
+watch_start() {
+    local second
+    for ((second = 0; second < 240; second++)); do
+        sleep 1
+        ! grep -aqs 'init: starting the command' "$log" || return 0
+    done
+    touch "$run/not-started"
+    printf '%s\n' 'info status' 'info registers -a' >"$run/monitor.in"
+    timeout 3 cat "$run/monitor.out" >"$run/processors" || true
+    kill -TERM "$1" 2>/dev/null || true
+}
+
 # QEMU ends with this shell even if it is killed in a way that no trap sees.
 setpriv --pdeathsig TERM timeout --kill-after=5 "$timeout" setpriv --pdeathsig KILL \
     "$qemu" "${arguments[@]}" </dev/null >"$run/qemu.log" 2>&1 &
 qemu_pid=$!
+watch_start "$qemu_pid" >/dev/null 2>&1 &
+pumps+=($!)
 status=0
 wait "$qemu_pid" || status=$?
 qemu_pid=''
@@ -305,6 +323,13 @@ if [[ -n $report ]]; then
     say "guest kernel: $report"
     say "kernel log: $(show_path "$log")"
     exit 99
+fi
+if [[ -e $run/not-started ]]; then
+    say "guest did not come as far as its command in 240 s; its last line: $(tr -d '\r' <"$log" | tail -n 1)"
+    say "processors: $(grep -o 'RIP=[0-9a-f]*' "$run/processors" | tr '\n' ' ')"
+    cat "$run/processors" >>"$log"
+    say "kernel log, all registers at its end: $(show_path "$log")"
+    exit 98
 fi
 if ((status == 124 || status == 137)); then
     say "guest ended after $timeout s: time is up; kernel log: $(show_path "$log")"

@@ -37,10 +37,7 @@ port=$(free_udp_port)
     --document-root "$work/root" --max-runtime 800 --idle-timeout 120 --stats-json "$work/server.json" --verbose \
     >"$work/server.log" 2>&1 </dev/null &
 vm_pid=$!
-while ! grep -qs '^listening on' "$work/server.log"; do
-    kill -0 "$vm_pid" 2>/dev/null || die "the server did not start: $(tail -n 1 "$work/server.log")"
-    sleep 0.1
-done
+await_server "$vm_pid" "$work/server.log" "$log"
 key_hash=$(sed -n 's/^certificate key SHA-256: //p' "$work/server.log")
 
 "$driver" --url "https://127.0.0.1:$port/status/" --key-hash "$key_hash" --download /file.bin --folder "$work" \

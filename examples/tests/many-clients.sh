@@ -42,10 +42,7 @@ port=$(free_udp_port)
     --stats-json "$work/server.json" --verbose \
     >"$work/server.log" 2>&1 </dev/null &
 vm_pid=$!
-while ! grep -qs '^listening on' "$work/server.log"; do
-    kill -0 "$vm_pid" 2>/dev/null || die "the server did not start: $(tail -n 1 "$work/server.log")"
-    sleep 0.1
-done
+await_server "$vm_pid" "$work/server.log" "$log"
 
 # --- all come in -----------------------------------------------------------------------------------
 
