@@ -113,11 +113,16 @@ struct udp_crypto_tx {
 	u64		pn;
 	u32		sa;
 	u32		wire_len;	/* of the UDP payload, tags included */
+	u32		copied_pn;	/* of the next packet to be copied */
 	u16		seg_size;	/* on the wire; wire_len without GSO */
 	u16		pn_offset;
 	u16		flags;
+	u8		first_byte;	/* of the packet being copied */
+	u8		pn_bytes[4];	/* at @pn_offset of that packet */
 	bool		requested;
 	bool		inline_shared;	/* a packet took a reference */
+	bool		copied;		/* by udp_crypto_getfrag() */
+	bool		wrong_pn;	/* seen while copying */
 };
 
 static inline void udp_crypto_tx_init(struct udp_crypto_tx *tx)

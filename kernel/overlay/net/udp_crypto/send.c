@@ -172,6 +172,9 @@ int udp_crypto_tx_start(struct udp_crypto_tx *tx, struct msghdr *msg,
 	if (tx->wire_len > 0xFFFF - sizeof(struct udphdr))
 		return -EMSGSIZE;
 	tx->seg_size = segs > 1 ? gso_size : tx->wire_len;
+	tx->copied_pn = tx->pn;
+	tx->copied = false;
+	tx->wrong_pn = false;
 	return segs * room;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_tx_start);
@@ -197,6 +200,42 @@ bool udp_crypto_tx_copies(const struct udp_crypto_tx *tx,
 }
 EXPORT_SYMBOL_GPL(udp_crypto_tx_copies);
 
+/* Does a packet have the number that it should have? Only the last bytes of it
+ * are there, as many as the first byte says (RFC 9000 section 17.1).
+ */
+static bool udp_crypto_pn_matches(u8 first_byte, const u8 *pn_bytes, u32 pn)
+{
+	unsigned int shift = 24 - 8 * (first_byte & 0x03);
+
+	return get_unaligned_be32(pn_bytes) >> shift == pn << shift >> shift;
+}
+
+/* Looks at @n bytes of a packet, from its byte @pos on, that were just copied
+ * and so are in the cache. What is looked for may come in several pieces.
+ */
+static void udp_crypto_see(struct udp_crypto_tx *tx, const u8 *piece,
+			   unsigned int pos, unsigned int n)
+{
+	unsigned int at = tx->pn_offset, end = at + sizeof(tx->pn_bytes);
+	const u8 *pn_bytes = piece + at - pos;
+
+	if (!pos)
+		tx->first_byte = *piece;
+	if (pos >= end || pos + n <= at)
+		return;
+	if (unlikely(pos > at || pos + n < end)) {
+		unsigned int from = max(pos, at), to = min(pos + n, end);
+
+		memcpy(tx->pn_bytes + from - at, piece + from - pos, to - from);
+		if (to < end)
+			return;
+		pn_bytes = tx->pn_bytes;
+	}
+	if (!udp_crypto_pn_matches(tx->first_byte, pn_bytes, tx->copied_pn))
+		tx->wrong_pn = true;
+	tx->copied_pn++;
+}
+
 /**
  * udp_crypto_getfrag() - copy payload, leaving a hole behind each packet
  * @from: struct udp_crypto_tx
@@ -215,92 +254,85 @@ int udp_crypto_getfrag(void *from, char *to, int offset, int len, int odd,
 {
 	struct udp_crypto_tx *tx = from;
 	unsigned int room = udp_crypto_tag_room(tx) ? 0 : UDP_QUIC_TAG_LEN;
+	unsigned int pos = offset % tx->seg_size;
+	unsigned int start = offset - pos;
+
+	/* once for all pieces */
+	if (!check_copy_size(to, len, false))
+		return -EFAULT;
+	tx->copied = true;
 
 	while (len > 0) {
-		unsigned int pos = offset % tx->seg_size;
 		unsigned int seg = min_t(unsigned int, tx->seg_size,
-					 tx->wire_len - (offset - pos));
-		unsigned int data = seg - room;
-		unsigned int n;
+					 tx->wire_len - start);
+		unsigned int data = seg - room, n;
 
 		if (pos < data) {
 			n = min_t(unsigned int, len, data - pos);
-			if (!copy_from_iter_full(to, n, &tx->msg->msg_iter))
+			if (_copy_from_iter(to, n, &tx->msg->msg_iter) != n)
 				return -EFAULT;
-		} else {
-			n = min_t(unsigned int, len, seg - pos);
-			memset(to, 0, n);
+			udp_crypto_see(tx, to, pos, n);
+			to += n;
+			len -= n;
+			pos += n;
 		}
+		n = min_t(unsigned int, len, seg - pos);
+		if (likely(n == UDP_QUIC_TAG_LEN))
+			memset(to, 0, UDP_QUIC_TAG_LEN);
+		else
+			memset(to, 0, n);
 		to += n;
-		offset += n;
 		len -= n;
+		start += seg;
+		pos = 0;
 	}
 	return 0;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_getfrag);
 
-/* Where in a non-linear skb the last look was; looks go forward only. */
-struct udp_crypto_cursor {
-	unsigned int	frag;
-	unsigned int	start;
-};
-
-/* @len bytes at @offset of @skb; copied to @buf only where they cross pages */
-static const u8 *udp_crypto_peek(const struct sk_buff *skb,
-				 struct udp_crypto_cursor *at,
-				 unsigned int offset, unsigned int len, u8 *buf)
+/* Is every packet long enough? All but the last are of the same length. */
+static bool udp_crypto_long_enough(const struct udp_crypto_tx *tx,
+				   unsigned int segs)
 {
-	const struct skb_shared_info *shinfo = skb_shinfo(skb);
+	const unsigned int min = tx->pn_offset + UDP_QUIC_SAMPLE_OFFSET +
+				 UDP_QUIC_SAMPLE_LEN;
 
-	if (offset + len <= skb_headlen(skb))
-		return skb->data + offset;
-
-	for (; at->frag < shinfo->nr_frags; at->frag++) {
-		const skb_frag_t *frag = &shinfo->frags[at->frag];
-		unsigned int end = at->start + skb_frag_size(frag);
-
-		if (offset >= end) {
-			at->start = end;
-			continue;
-		}
-		if (offset < at->start || offset + len > end ||
-		    IS_ENABLED(CONFIG_HIGHMEM))
-			break;
-		return (u8 *)skb_frag_address(frag) + offset - at->start;
-	}
-	return skb_copy_bits(skb, offset, buf, len) ? NULL : buf;
+	return tx->seg_size >= min &&
+	       tx->wire_len - (segs - 1) * tx->seg_size >= min;
 }
 
-/* Is every packet long enough, and does it have the number it should have? */
+/* Looks at packets that udp_crypto_getfrag() has not copied. */
 static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 				    const struct sk_buff *skb,
 				    unsigned int payload, unsigned int segs)
 {
-	const unsigned int min = tx->pn_offset + UDP_QUIC_SAMPLE_OFFSET +
-				 UDP_QUIC_SAMPLE_LEN;
-	struct udp_crypto_cursor at = { .start = skb_headlen(skb) };
-	unsigned int i;
-
-	/* all but the last are of the same length */
-	if (tx->seg_size < min ||
-	    tx->wire_len - (segs - 1) * tx->seg_size < min)
-		return -ENODATA;
+	const struct skb_shared_info *shinfo = skb_shinfo(skb);
+	const unsigned int span = tx->pn_offset + sizeof(tx->pn_bytes);
+	unsigned int start = 0, end = skb_headlen(skb), frag = 0, i;
+	const u8 *data = skb->data;
 
 	for (i = 0; i < segs; i++, payload += tx->seg_size) {
-		unsigned int pn_len, shift;
-		const u8 *p;
-		u8 buf[4];
+		u8 first_byte, buf[sizeof(tx->pn_bytes)];
+		const u8 *pn_bytes = buf;
 
-		p = udp_crypto_peek(skb, &at, payload, 1, buf);
-		if (!p)
+		while (payload >= end && frag < shinfo->nr_frags) {
+			start = end;
+			end += skb_frag_size(&shinfo->frags[frag]);
+			/* not where pages may have no address */
+			if (!IS_ENABLED(CONFIG_HIGHMEM))
+				data = skb_frag_address(&shinfo->frags[frag]);
+			frag++;
+		}
+		if (likely(payload + span <= end &&
+			   !(frag && IS_ENABLED(CONFIG_HIGHMEM)))) {
+			first_byte = data[payload - start];
+			pn_bytes = data + (payload - start) + tx->pn_offset;
+		} else if (skb_copy_bits(skb, payload, &first_byte, 1) ||
+			   skb_copy_bits(skb, payload + tx->pn_offset, buf,
+					 sizeof(buf))) {
 			return -EFAULT;
-		pn_len = (*p & 0x03) + 1;
-		p = udp_crypto_peek(skb, &at, payload + tx->pn_offset, 4, buf);
-		if (!p)
-			return -EFAULT;
-		shift = 32 - 8 * pn_len;
-		if (get_unaligned_be32(p) >> shift !=
-		    (u32)(tx->pn + i) << shift >> shift)
+		}
+		if (!udp_crypto_pn_matches(first_byte, pn_bytes, tx->pn + i))
 			return -EBADMSG;
 	}
 	return 0;
@@ -439,7 +471,13 @@ int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 		if (!udp_sa_permits(sa, sk))
 			goto err_unlock;
 	}
-	err = udp_crypto_check_packets(tx, skb, payload, segs);
+	err = -ENODATA;
+	if (!udp_crypto_long_enough(tx, segs))
+		goto err_unlock;
+	if (tx->copied)
+		err = tx->wrong_pn ? -EBADMSG : 0;
+	else
+		err = udp_crypto_check_packets(tx, skb, payload, segs);
 	if (err)
 		goto err_unlock;
 
