@@ -177,7 +177,7 @@ static void quicnic_sa_add(struct quicnic *nic, struct udp_sa *udp_sa)
 	spin_unlock_bh(&nic->lock);
 	if (!added) {
 		udp_crypto_release(&sa->holder);
-		kfree(sa);
+		kfree_rcu(sa, rcu);
 	}
 }
 

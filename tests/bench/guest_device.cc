@@ -91,6 +91,24 @@ Counters ModelState::read() const {
     return counters;
 }
 
+void ModelState::human(const std::string &command) const {
+    if (!connected())
+        throw std::runtime_error("no QEMU monitor");
+    (void)execute(R"({"execute":"human-monitor-command","arguments":{"command-line":")" + command +
+                  R"("}})");
+}
+
+void ModelState::trace_to(const std::string &file) const {
+    human("logfile " + file);
+    human("singlestep on");
+    human("log exec,nochain");
+}
+
+void ModelState::trace_off() const {
+    human("log none");
+    human("singlestep off");
+}
+
 std::string ModelState::execute(const std::string &command) const {
     const std::string line = command + "\r\n";
     if (::write(monitor_.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size()))

@@ -37,8 +37,12 @@ class ModelState {
     [[nodiscard]] bool connected() const { return monitor_.get() >= 0; }
     // "what.counter" of the property model-state, for instance "dma.reads". Empty without monitor.
     [[nodiscard]] Counters read() const;
+    // From here on each instruction of the guest is a line in @file, on the host, with its address.
+    void trace_to(const std::string &file) const;
+    void trace_off() const;
 
   private:
+    void human(const std::string &command) const;
     [[nodiscard]] std::string execute(const std::string &command) const;
     quic_test::UniqueFd monitor_;
 };

@@ -71,6 +71,8 @@ struct Options {
     // what it puts off (RCU) is in there too.
     std::uint64_t row = 16'000'000;
     std::string device = "eth0";
+    // Where, on the host, each instruction of some sends goes; that of WAY-PACKETS.
+    std::string trace;
 };
 
 // OpenSSL in this program does what RFC 9001 says: the same bytes as the tests' own reference.
@@ -184,6 +186,14 @@ Json measure(const Options &options, const Way &way, const std::string &family, 
                        static_cast<double>(kBusSends * packets);
         }
     }
+    if (!options.trace.empty()) {
+        const auto traced =
+            std::clamp<std::uint64_t>(static_cast<std::uint64_t>(400'000 / median), 4, 64);
+        model.trace_to(options.trace + "/" + std::string(way.name) + "-" + std::to_string(packets));
+        row_ns(sender, traced);
+        model.trace_off();
+        result["traced_sends"] = traced;
+    }
     return result;
 }
 
@@ -228,6 +238,7 @@ int main(int argc, char **argv) {
     app.add_option("--repeats", options.repeats, "rows, of which the median counts")
         ->check(CLI::Range(1U, 1000U));
     app.add_option("--row", options.row, "instructions that a row should have");
+    app.add_option("--trace", options.trace, "folder on the host: a line per instruction");
     app.add_option("--device", options.device, "network device");
     CLI11_PARSE(app, argc, argv);
     try {

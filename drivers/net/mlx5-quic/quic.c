@@ -121,6 +121,8 @@ static void mlx5e_quic_sa_add(struct mlx5e_quic *quic, struct udp_sa *udp_sa)
 
 err_release:
 	udp_crypto_release(&sa->holder);
+	kfree_rcu(sa, rcu);
+	return;
 err_free:
 	kfree(sa);
 }
@@ -130,16 +132,20 @@ static bool mlx5e_quic_sa_ready(struct net_device *netdev,
 {
 	struct mlx5e_priv *priv = netdev_priv(netdev);
 	struct mlx5e_quic *quic = READ_ONCE(priv->quic);
+	struct udp_crypto_holder *holder;
 	struct mlx5e_quic_sa *sa;
 
 	if (!quic || !(READ_ONCE(quic->ciphers) & BIT(udp_sa->keys.cipher)))
 		return false;
 	if (udp_sa->index) {
-		sa = xa_load(&quic->sas, udp_sa->index);
-		if (unlikely(!sa || sa->gen != udp_sa->gen))
+		holder = udp_crypto_holder_of(udp_sa, netdev);
+		if (unlikely(!holder)) {
 			mlx5e_quic_sa_add(quic, udp_sa);
-		else if (READ_ONCE(sa->state) == MLX5E_QUIC_SA_INSTALLED)
-			return true;
+		} else {
+			sa = container_of(holder, struct mlx5e_quic_sa, holder);
+			if (READ_ONCE(sa->state) == MLX5E_QUIC_SA_INSTALLED)
+				return true;
+		}
 	}
 	return READ_ONCE(quic->inline_form);
 }

@@ -14,6 +14,7 @@
 
 #include <linux/atomic.h>
 #include <linux/llist.h>
+#include <linux/rculist.h>
 #include <linux/refcount.h>
 #include <linux/rhashtable-types.h>
 #include <linux/skbuff.h>
@@ -122,7 +123,7 @@ struct udp_crypto_tx {
 	bool		requested;
 	bool		inline_shared;	/* a packet took a reference */
 	bool		copied;		/* by udp_crypto_getfrag() */
-	bool		wrong_pn;	/* seen while copying */
+	u32		wrong_pn;	/* not zero: seen while copying */
 };
 
 static inline void udp_crypto_tx_init(struct udp_crypto_tx *tx)
@@ -181,7 +182,8 @@ static inline enum skb_drop_reason udp_crypto_drop_reason(int err)
 }
 
 struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
-					 struct net_device *dev);
+					 struct net_device *dev,
+					 netdev_features_t features);
 int __udp_crypto_protect_late(struct net *net, struct sk_buff *skb);
 bool udp_crypto_receive(struct sk_buff *skb);
 int udp_crypto_gso_segment(struct sk_buff *segs);
@@ -269,6 +271,26 @@ struct udp_sa {
 	struct rcu_head		rcu;
 	struct llist_node	work;
 };
+
+/**
+ * udp_crypto_holder_of() - what a device remembers of an SA
+ * @sa: not freed
+ * @dev: of a driver that calls udp_crypto_hold()
+ *
+ * Under RCU. An SA is rarely with more than one device: this is less than a
+ * search by its index.
+ * Return: the device's holder, or NULL.
+ */
+static inline struct udp_crypto_holder *
+udp_crypto_holder_of(const struct udp_sa *sa, const struct net_device *dev)
+{
+	struct udp_crypto_holder *holder;
+
+	hlist_for_each_entry_rcu(holder, &sa->holders, node)
+		if (holder->dev == dev)
+			return holder;
+	return NULL;
+}
 
 void udp_crypto_emulation_caps(struct udp_crypto_dev_caps *caps);
 bool udp_crypto_emulation_ready(struct udp_sa *sa);
@@ -358,8 +380,9 @@ static inline enum skb_drop_reason udp_crypto_drop_reason(int err)
 	return SKB_DROP_REASON_NOT_SPECIFIED;
 }
 
-static inline struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
-						       struct net_device *dev)
+static inline struct sk_buff *
+udp_crypto_validate_xmit(struct sk_buff *skb, struct net_device *dev,
+			 netdev_features_t features)
 {
 	return skb;
 }

@@ -34,7 +34,7 @@ bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
 	if (alive) {
 		holder->dev = dev;
 		holder->sa = sa;
-		hlist_add_head(&holder->node, &sa->holders);
+		hlist_add_head_rcu(&holder->node, &sa->holders);
 	}
 	spin_unlock_bh(&udp_crypto_holders_lock);
 	return alive;
@@ -43,14 +43,15 @@ EXPORT_SYMBOL_GPL(udp_crypto_hold);
 
 /**
  * udp_crypto_release() - the device has forgotten an SA
- * @holder: no callback for it is under way when this returns, nor comes later
+ * @holder: no callback for it is under way when this returns, nor comes later;
+ *	udp_crypto_holder_of() may have found it: free it after a grace period
  *
  * Any context but hard interrupt, without locks that the callbacks take.
  */
 void udp_crypto_release(struct udp_crypto_holder *holder)
 {
 	spin_lock_bh(&udp_crypto_holders_lock);
-	hlist_del(&holder->node);
+	hlist_del_rcu(&holder->node);
 	spin_unlock_bh(&udp_crypto_holders_lock);
 	udp_sa_put(holder->sa);
 }

@@ -5,9 +5,13 @@
  * ciphertext or is marked for a device that encrypts.
  */
 #include <linux/etherdevice.h>
+#include <linux/fault-inject-usercopy.h>
+#include <linux/instrumented.h>
 #include <linux/ip.h>
-#include <linux/unaligned.h>
+#include <linux/uaccess.h>
 #include <linux/udp.h>
+#include <linux/uio.h>
+#include <linux/unaligned.h>
 #include <net/dst.h>
 #include <net/ip.h>
 #include <net/ipv6.h>
@@ -174,7 +178,7 @@ int udp_crypto_tx_start(struct udp_crypto_tx *tx, struct msghdr *msg,
 	tx->seg_size = segs > 1 ? gso_size : tx->wire_len;
 	tx->copied_pn = tx->pn;
 	tx->copied = false;
-	tx->wrong_pn = false;
+	tx->wrong_pn = 0;
 	return segs * room;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_tx_start);
@@ -200,14 +204,14 @@ bool udp_crypto_tx_copies(const struct udp_crypto_tx *tx,
 }
 EXPORT_SYMBOL_GPL(udp_crypto_tx_copies);
 
-/* Does a packet have the number that it should have? Only the last bytes of it
- * are there, as many as the first byte says (RFC 9000 section 17.1).
+/* Zero if a packet has the number that it should have. Only the last bytes of
+ * it are there, as many as the first byte says (RFC 9000 section 17.1).
  */
-static bool udp_crypto_pn_matches(u8 first_byte, const u8 *pn_bytes, u32 pn)
+static u32 udp_crypto_pn_differs(u8 first_byte, const u8 *pn_bytes, u32 pn)
 {
 	unsigned int shift = 24 - 8 * (first_byte & 0x03);
 
-	return get_unaligned_be32(pn_bytes) >> shift == pn << shift >> shift;
+	return (get_unaligned_be32(pn_bytes) ^ pn << shift) >> shift;
 }
 
 /* Looks at @n bytes of a packet, from its byte @pos on, that were just copied
@@ -231,9 +235,56 @@ static void udp_crypto_see(struct udp_crypto_tx *tx, const u8 *piece,
 			return;
 		pn_bytes = tx->pn_bytes;
 	}
-	if (!udp_crypto_pn_matches(tx->first_byte, pn_bytes, tx->copied_pn))
-		tx->wrong_pn = true;
-	tx->copied_pn++;
+	tx->wrong_pn |= udp_crypto_pn_differs(tx->first_byte, pn_bytes,
+					      tx->copied_pn++);
+}
+
+/* Copies a piece of a packet, from @ubuf on if the user's buffer is in one piece
+ * and known to be the user's. lib/iov_iter.c would look at the buffer anew for
+ * each packet of a batch: 50 instructions each.
+ */
+static __always_inline bool udp_crypto_copy(char *to, unsigned int n,
+					    struct iov_iter *iter,
+					    const void __user **ubuf)
+{
+	unsigned long left;
+
+	if (!*ubuf)
+		return _copy_from_iter(to, n, iter) == n;
+
+	instrument_copy_from_user_before(to, *ubuf, n);
+	left = raw_copy_from_user(to, *ubuf, n);
+	instrument_copy_from_user_after(to, *ubuf, n, left);
+	*ubuf += n;
+	return !left;
+}
+
+/* Whole packets, as many as there are at the start of @len bytes. Returns how
+ * many bytes of @to are done, or an error.
+ */
+static int udp_crypto_copy_packets(struct udp_crypto_tx *tx, char *to,
+				   unsigned int len, unsigned int room,
+				   struct iov_iter *iter,
+				   const void __user **ubuf)
+{
+	const unsigned int seg = tx->seg_size, data = seg - room;
+	const unsigned int pn_offset = tx->pn_offset;
+	u32 pn = tx->copied_pn, differs = 0;
+	const char *start = to;
+
+	/* too short for a number, and refused later */
+	if (unlikely(data < pn_offset + sizeof(tx->pn_bytes)))
+		return 0;
+	for (; len >= seg; len -= seg, to += seg) {
+		if (!udp_crypto_copy(to, data, iter, ubuf))
+			return -EFAULT;
+		differs |= udp_crypto_pn_differs(*to, to + pn_offset, pn++);
+		if (room)
+			memset(to + data, 0, UDP_QUIC_TAG_LEN);
+	}
+	tx->copied_pn = pn;
+	tx->wrong_pn |= differs;
+	return to - start;
 }
 
 /**
@@ -253,23 +304,44 @@ int udp_crypto_getfrag(void *from, char *to, int offset, int len, int odd,
 		       struct sk_buff *skb)
 {
 	struct udp_crypto_tx *tx = from;
+	struct iov_iter *iter = &tx->msg->msg_iter;
 	unsigned int room = udp_crypto_tag_room(tx) ? 0 : UDP_QUIC_TAG_LEN;
 	unsigned int pos = offset % tx->seg_size;
 	unsigned int start = offset - pos;
+	const void __user *ubuf = NULL;
 
 	/* once for all pieces */
 	if (!check_copy_size(to, len, false))
 		return -EFAULT;
+	if (iter_is_ubuf(iter)) {
+		ubuf = iter_iov_addr(iter);
+		if (should_fail_usercopy() ||
+		    !access_ok(ubuf, iov_iter_count(iter)))
+			return -EFAULT;
+		might_fault();
+	}
 	tx->copied = true;
 
 	while (len > 0) {
-		unsigned int seg = min_t(unsigned int, tx->seg_size,
-					 tx->wire_len - start);
-		unsigned int data = seg - room, n;
+		unsigned int seg, data, n;
 
+		if (!pos && len >= tx->seg_size) {
+			int done = udp_crypto_copy_packets(tx, to, len, room,
+							   iter, &ubuf);
+
+			if (done < 0)
+				return done;
+			to += done;
+			len -= done;
+			start += done;
+			if (!len)
+				break;
+		}
+		seg = min_t(unsigned int, tx->seg_size, tx->wire_len - start);
+		data = seg - room;
 		if (pos < data) {
 			n = min_t(unsigned int, len, data - pos);
-			if (_copy_from_iter(to, n, &tx->msg->msg_iter) != n)
+			if (!udp_crypto_copy(to, n, iter, &ubuf))
 				return -EFAULT;
 			udp_crypto_see(tx, to, pos, n);
 			to += n;
@@ -286,6 +358,8 @@ int udp_crypto_getfrag(void *from, char *to, int offset, int len, int odd,
 		start += seg;
 		pos = 0;
 	}
+	if (ubuf)
+		iov_iter_advance(iter, ubuf - iter_iov_addr(iter));
 	return 0;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_getfrag);
@@ -307,35 +381,42 @@ static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 				    unsigned int payload, unsigned int segs)
 {
 	const struct skb_shared_info *shinfo = skb_shinfo(skb);
-	const unsigned int span = tx->pn_offset + sizeof(tx->pn_bytes);
-	unsigned int start = 0, end = skb_headlen(skb), frag = 0, i;
+	const unsigned int pn_offset = tx->pn_offset, seg = tx->seg_size;
+	const unsigned int span = pn_offset + sizeof(tx->pn_bytes);
+	const u32 pn_end = tx->pn + segs;
+	u32 pn = tx->pn, differs = 0;
 	const u8 *data = skb->data;
+	unsigned int end = skb_headlen(skb), frag = 0;
 
-	for (i = 0; i < segs; i++, payload += tx->seg_size) {
-		u8 first_byte, buf[sizeof(tx->pn_bytes)];
-		const u8 *pn_bytes = buf;
+	for (;;) {
+		u8 first_byte, pn_bytes[sizeof(tx->pn_bytes)];
 
-		while (payload >= end && frag < shinfo->nr_frags) {
-			start = end;
-			end += skb_frag_size(&shinfo->frags[frag]);
-			/* not where pages may have no address */
-			if (!IS_ENABLED(CONFIG_HIGHMEM))
-				data = skb_frag_address(&shinfo->frags[frag]);
-			frag++;
+		/* those that begin in this page */
+		for (; pn != pn_end && payload + span <= end; pn++) {
+			const u8 *p = data + payload;
+
+			differs |= udp_crypto_pn_differs(*p, p + pn_offset, pn);
+			payload += seg;
 		}
-		if (likely(payload + span <= end &&
-			   !(frag && IS_ENABLED(CONFIG_HIGHMEM)))) {
-			first_byte = data[payload - start];
-			pn_bytes = data + (payload - start) + tx->pn_offset;
-		} else if (skb_copy_bits(skb, payload, &first_byte, 1) ||
-			   skb_copy_bits(skb, payload + tx->pn_offset, buf,
-					 sizeof(buf))) {
+		if (pn == pn_end)
+			break;
+		/* one that goes on in the next, or a page without an address */
+		if (payload < end || IS_ENABLED(CONFIG_HIGHMEM)) {
+			if (skb_copy_bits(skb, payload, &first_byte, 1) ||
+			    skb_copy_bits(skb, payload + pn_offset, pn_bytes,
+					  sizeof(pn_bytes)))
+				return -EFAULT;
+			differs |= udp_crypto_pn_differs(first_byte, pn_bytes,
+							 pn++);
+			payload += seg;
+			continue;
+		}
+		if (unlikely(frag == shinfo->nr_frags))
 			return -EFAULT;
-		}
-		if (!udp_crypto_pn_matches(first_byte, pn_bytes, tx->pn + i))
-			return -EBADMSG;
+		data = (u8 *)skb_frag_address(&shinfo->frags[frag]) - end;
+		end += skb_frag_size(&shinfo->frags[frag++]);
 	}
-	return 0;
+	return differs ? -EBADMSG : 0;
 }
 
 /**

@@ -399,10 +399,10 @@ static bool udp_crypto_untouched(struct sk_buff *skb, netdev_features_t features
 	return !udp_hdr(skb)->check;
 }
 
-static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb)
+static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb,
+			       netdev_features_t features)
 {
 	const struct udp_crypto_ops *ops = dev->udp_crypto_ops;
-	netdev_features_t features = netif_skb_features(skb);
 	struct udp_sa *sa;
 
 	if (!(features & NETIF_F_HW_UDP_CRYPTO_TX) || !ops ||
@@ -417,17 +417,19 @@ static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb)
  * udp_crypto_validate_xmit() - a plaintext packet has reached a device
  * @skb: plaintext
  * @dev: that is to send it
+ * @features: of @dev for this packet, from netif_skb_features()
  *
  * From validate_xmit_skb(), under RCU with BHs off.
  * Return: @skb, for the device to encrypt or encrypted; NULL: taken, to be sent
  * in a moment, or dropped and counted.
  */
 struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
-					 struct net_device *dev)
+					 struct net_device *dev,
+					 netdev_features_t features)
 {
 	int err;
 
-	if (udp_crypto_dev_can(dev, skb)) {
+	if (udp_crypto_dev_can(dev, skb, features)) {
 		if (!dev->udp_crypto_ops->stacked)
 			UDP_CRYPTO_ADD_STATS(udp_crypto_pernet(dev_net(dev)),
 					     TXDEVICE, udp_crypto_segs(skb));
@@ -463,11 +465,14 @@ int udp_crypto_gso_segment(struct sk_buff *segs)
 	for (seg = segs; seg; seg = seg->next) {
 		struct udp_crypto_ext *ext;
 
-		/* already there: this makes it the segment's own */
-		ext = skb_ext_add(seg, SKB_EXT_UDP_CRYPTO);
-		if (!ext)
-			return -ENOMEM;
-		ext->pn += i;
+		/* the first one's number is right */
+		if (i) {
+			/* already there: this makes it the segment's own */
+			ext = skb_ext_add(seg, SKB_EXT_UDP_CRYPTO);
+			if (!ext)
+				return -ENOMEM;
+			ext->pn += i;
+		}
 		i += udp_crypto_segs(seg);
 	}
 	return 0;

@@ -49,7 +49,7 @@ static void nsim_udp_sa_free_rcu(struct rcu_head *rcu)
 	struct nsim_udp_sa *nsa = container_of(rcu, struct nsim_udp_sa, rcu);
 
 	udp_crypto_release(&nsa->holder);
-	kfree(nsa);
+	kfree_rcu(nsa, rcu);
 }
 
 static void nsim_udp_sa_remove(struct nsim_udp_crypto *crypto,
@@ -97,7 +97,7 @@ static bool nsim_udp_sa_add(struct netdevsim *ns, struct udp_sa *sa)
 	spin_unlock_bh(&crypto->lock);
 	if (!stored) {
 		udp_crypto_release(&nsa->holder);
-		kfree(nsa);
+		kfree_rcu(nsa, rcu);
 	}
 	return stored || old;
 }
