@@ -326,14 +326,20 @@ if [[ -n $report ]]; then
     say "kernel log: $(show_path "$log")"
     exit 99
 fi
+# A guest that hangs, or whose QEMU crashes, before its command: each seen once in hundreds of starts on a busy
+# machine. The command has not begun, so nothing is hidden by starting again, once.
+why=''
 if [[ -e $run/not-started ]]; then
-    say "guest did not come as far as its command in 180 s; its last line: $(tr -d '\r' <"$log" | tail -n 1)"
-    say "processors: $(grep -o 'RIP=[0-9a-f]*' "$run/processors" | tr '\n' ' ')"
-    cat "$run/processors" >>"$log"
+    why="guest did not come as far as its command in 180 s; processors: $(grep -o 'RIP=[0-9a-f]*' "$run/processors" | tr '\n' ' ')"
+elif ((status > 128 && status != 137)) && ! grep -aqs 'init: starting the command' "$log"; then
+    why="QEMU ended by signal $((status - 128)) before the guest came as far as its command"
+fi
+if [[ -n $why ]]; then
+    say "$why"
+    say "its last line: $(tr -d '\r' <"$log" | tail -n 1)"
+    [[ ! -s $run/processors ]] || cat "$run/processors" >>"$log"
     mv "$log" "$log.not-started"
-    say "kernel log, all registers at its end: $(show_path "$log.not-started")"
-    # Seen once in thousands of starts on a busy machine; the command has not begun, so nothing is hidden by
-    # starting again, once.
+    say "kernel log: $(show_path "$log.not-started")"
     [[ -z ${QUIC_VM_SECOND_START:-} ]] || exit 98
     say 'starting it once more'
     cleanup
