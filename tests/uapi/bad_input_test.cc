@@ -309,6 +309,28 @@ TEST_P(BadInput, TruncatedNumberOfAnotherInABatch) {
         }
 }
 
+// The kernel copies a long batch in parts, which end within packets; the sender's buffer may be in
+// pieces, which end within packet numbers.
+TEST_P(BadInput, TruncatedNumberOfAnotherInALongBatch) {
+    constexpr std::size_t kPackets = 53;
+    for (std::size_t wrong : {0U, 1U, 26U, 27U, 28U, 51U, 52U})
+        for (bool tag_room : {false, true})
+            for (std::size_t step : {std::size_t{1} << 16, std::size_t{67}}) {
+                std::vector<Bytes> packets;
+                for (std::size_t i = 0; i < kPackets; ++i)
+                    packets.push_back(packet(i == wrong ? kPn + i + 1 : kPn + i));
+                packets.back().resize(kPacketSize - 7);
+                Bytes data = tag_room ? join_with_tag_room(packets) : join_packets(packets);
+                Message message = message_of(
+                    data, good(kPn, tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0).gso_size(kWireSize));
+                message.data.clear();
+                for (std::size_t at = 0; at < data.size(); at += step)
+                    message.data.push_back({data.data() + at, std::min(step, data.size() - at)});
+                SCOPED_TRACE(wrong);
+                expect_refused(-EBADMSG, message);
+            }
+}
+
 TEST_P(BadInput, BufferInTheOtherForm) {
     // Tag room that the flag does not tell of shifts the second packet, and the reverse.
     expect_refused(-EBADMSG, join_with_tag_room({packet(kPn), packet(kPn + 1)}),
