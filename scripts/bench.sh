@@ -19,6 +19,7 @@ beside their targets. docs/benchmarks.md explains each.
                   scale     the same with many SAs and many sockets; memory, adding and deleting, a full database
                   threads   two processors on one socket and SA (wall clock)
                   model     the device model's throughput beside IPsec-MB's, one core and two (wall clock)
+                  profile   which functions the instructions of a send are in; only when it is named
                   dpdk      QUIC packets through the model onto a DPDK port, opened by OpenSSL (wall clock)
   --quick         fewer packets per send, one IP version, fewer SAs
   --sas N         scale: up to N SAs (default 100000)
@@ -46,7 +47,7 @@ while (($#)); do
     case $1 in
     --only)
         need "$@"
-        [[ $2 =~ ^(sender|scale|threads|model|dpdk)$ ]] || die "--only $2: no such part (./run bench --help)"
+        [[ $2 =~ ^(sender|scale|threads|model|dpdk|profile)$ ]] || die "--only $2: no such part (./run bench --help)"
         only+=("$2")
         ;;
     --sas)
@@ -90,7 +91,7 @@ if [[ -n $build ]]; then
     packages_ensure_listed "$ROOT/scripts/packages-bench.txt"
     ! wants dpdk || packages_ensure_listed "$ROOT/scripts/packages-dpdk.txt"
     userspace_ensure
-    if wants sender || wants scale || wants threads; then
+    if wants sender || wants scale || wants threads || wants profile; then
         kernel_ensure release
         qemu_ensure
     fi
@@ -101,6 +102,21 @@ if wants sender; then
     options=()
     [[ -z $quick ]] || options=(--families ipv4 '--packets=1,53' --repeats 3)
     guest sender --icount --timeout 3000 -- "$programs/sender_bench" "${options[@]}"
+fi
+if [[ " ${only[*]} " = *' profile '* ]]; then
+    rm -rf "$results/trace"
+    mkdir "$results/trace"
+    guest profile --icount --timeout 900 -- "$programs/sender_bench" --families ipv4 --packets=1,53 --repeats 1 \
+        --ways plain,plain_zerocopy,index,inline,index_zerocopy --trace "$results/trace"
+    for packets in 1 53; do
+        for ways in 'plain index' 'plain inline' 'plain_zerocopy index_zerocopy'; do
+            read -r floor way <<<"$ways"
+            "$ROOT/tests/bench/profile" "$BUILD/kernel/release/System.map" "$results/trace" \
+                "$floor-$packets" "$way-$packets" >"$results/profile-$way-$packets.txt"
+            say "[profile] $(show_path "$results/profile-$way-$packets.txt")"
+        done
+    done
+    rm -rf "$results/trace"
 fi
 if wants scale; then
     many=() step=1
