@@ -15,14 +15,7 @@ void require(bool holds, const char *what) {
 }
 
 void Channel::expect_alive() {
-    d.dev.reset();
-    d.host.wire.clear();
-    d.open();
-    cq = d.create_cq(6);
-    d.reset_tis();
-    sq = d.create_sq(cq, 6);
-    d.post(sq, MLX5_OPCODE_SEND, d.eth_segments({}, {make_frame({}, pattern(100))}));
-    require(d.host.wire.size() == 1, "a reset gives a device that sends");
+    require(frames_sent_after_reset(d, cq, sq) == 1, "a reset gives a device that sends");
 }
 
 } // namespace connectx::fuzz

@@ -7,6 +7,7 @@
 #include "input.h"
 
 #include <packets.h>
+#include <revive.h>
 
 #include <mini_driver.h>
 
@@ -18,6 +19,7 @@
 namespace connectx::fuzz {
 
 using test::Frame;
+using test::frames_sent_after_reset;
 using test::make_frame;
 using test::Message;
 using test::MiniDriver;
