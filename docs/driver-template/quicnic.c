@@ -185,16 +185,17 @@ static void quicnic_sa_add(struct quicnic *nic, struct udp_sa *udp_sa)
 static bool quicnic_sa_ready(struct net_device *netdev, struct udp_sa *udp_sa)
 {
 	struct quicnic *nic = netdev_priv(netdev);
-	struct quicnic_sa *sa;
+	struct udp_crypto_holder *holder;
 
 	/* Index 0: keys that came with the message. A device that takes keys
 	 * in the descriptor says yes to these, and to SAs on their way in.
 	 */
 	if (!udp_sa->index || !(QUICNIC_CIPHERS & BIT(udp_sa->keys.cipher)))
 		return false;
-	sa = xa_load(&nic->sas, udp_sa->index);
-	if (sa && sa->gen == udp_sa->gen)
-		return READ_ONCE(sa->ready);
+	holder = udp_crypto_holder_of(udp_sa, netdev);
+	if (holder)
+		return READ_ONCE(container_of(holder, struct quicnic_sa,
+					      holder)->ready);
 	quicnic_sa_add(nic, udp_sa);
 	return false;
 }
