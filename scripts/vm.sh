@@ -327,7 +327,8 @@ if [[ -n $report ]]; then
     exit 99
 fi
 # A guest that hangs, or whose QEMU crashes, before its command: each seen once in hundreds of starts on a busy
-# machine. The command has not begun, so nothing is hidden by starting again, once.
+# machine. QEMU 7.2 changes the memory map of processors that run, as PCI devices get their addresses; since 8.2
+# each processor does it itself (tcg_commit()). The command has not begun, so nothing is hidden by starting again, once.
 why=''
 if [[ -e $run/not-started ]]; then
     why="guest did not come as far as its command in 180 s; processors: $(grep -o 'RIP=[0-9a-f]*' "$run/processors" | tr '\n' ' ')"
