@@ -335,7 +335,8 @@ TEST_F(Secrets, RefusedInlineKeysLeaveNothingBehind) {
         clear_vector_registers();
         EXPECT_EQ(sent, -1);
         EXPECT_EQ(-error, refusal.error);
-        const std::vector<unsigned> after = scan_until_gone({&key, &hp});
+        // Once: keys that somebody else overwrites in a moment were left behind all the same.
+        const std::vector<unsigned> after = scan_memory({&key, &hp});
         EXPECT_EQ(after[0], 0U) << "packet key is still in memory";
         EXPECT_EQ(after[1], 0U) << "header protection key is still in memory";
     }

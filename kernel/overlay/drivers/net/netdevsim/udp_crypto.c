@@ -154,6 +154,38 @@ static const struct udp_crypto_ops nsim_udp_crypto_ops = {
 	.sa_state	= nsim_udp_crypto_sa_state,
 };
 
+/* Hardware goes off after the last packet that was meant for it. */
+static void nsim_udp_crypto_off(struct work_struct *work)
+{
+	struct nsim_udp_crypto *crypto =
+		container_of(to_delayed_work(work), struct nsim_udp_crypto, off);
+	struct netdevsim *ns = container_of(crypto, struct netdevsim,
+					    udp_crypto);
+
+	/* ndo_set_features() comes before the change */
+	if (READ_ONCE(ns->netdev->features) & NETIF_F_HW_UDP_CRYPTO_TX) {
+		schedule_delayed_work(&crypto->off, 1);
+		return;
+	}
+	/* what validate_xmit_skb() has left to the device is on its way */
+	synchronize_net();
+	WRITE_ONCE(crypto->on, false);
+}
+
+/* Under RTNL, before the features change */
+void nsim_udp_crypto_set_features(struct netdevsim *ns,
+				  netdev_features_t features)
+{
+	struct nsim_udp_crypto *crypto = &ns->udp_crypto;
+
+	if (features & NETIF_F_HW_UDP_CRYPTO_TX) {
+		cancel_delayed_work_sync(&crypto->off);
+		WRITE_ONCE(crypto->on, true);
+	} else if (crypto->on) {
+		schedule_delayed_work(&crypto->off, 1);
+	}
+}
+
 /* Returns false when the packet must be dropped. Hardware whose offload is off
  * knows nothing of it, and sends what it gets.
  */
@@ -165,7 +197,7 @@ bool nsim_udp_crypto_tx(struct netdevsim *ns, struct sk_buff *skb)
 
 	if (likely(!ext))
 		return true;
-	if (!(ns->netdev->features & NETIF_F_HW_UDP_CRYPTO_TX)) {
+	if (!READ_ONCE(crypto->on)) {
 		skb_ext_del(skb, SKB_EXT_UDP_CRYPTO);
 		skb->decrypted = 0;
 		return true;
@@ -205,6 +237,7 @@ void nsim_udp_crypto_init(struct netdevsim *ns)
 
 	xa_init(&crypto->sas);
 	spin_lock_init(&crypto->lock);
+	INIT_DELAYED_WORK(&crypto->off, nsim_udp_crypto_off);
 	crypto->sa_max = NSIM_UDP_CRYPTO_SA_MAX;
 	crypto->ciphers = ~0U;
 	crypto->install = true;
@@ -232,6 +265,7 @@ void nsim_udp_crypto_teardown(struct netdevsim *ns)
 	struct nsim_udp_sa *nsa;
 	unsigned long index;
 
+	cancel_delayed_work_sync(&crypto->off);
 	debugfs_remove_recursive(crypto->ddir);
 	spin_lock_bh(&crypto->lock);
 	xa_for_each(&crypto->sas, index, nsa)
