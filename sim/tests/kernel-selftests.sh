@@ -10,10 +10,23 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd -P)
 
+# addresses NEAR FAR: IPv6's go when a test sets a device down.
+addresses() {
+    ip link set "$1" up
+    ip addr replace 192.0.2.1/24 dev "$1"
+    ip addr replace 2001:db8::1/64 dev "$1" nodad
+    ip -n far link set "$2" up
+    ip -n far addr replace 192.0.2.2/24 dev "$2"
+    ip -n far addr replace 2001:db8::2/64 dev "$2" nodad
+    for _ in {1..20}; do
+        ! ping -c 1 -W 1 2001:db8::2 >/dev/null || break
+    done
+}
+
 # What drivers/net/hw/csum.py does with the C program net/lib/csum; the program in Python asks for a field
-# that the library of 6.12 does not have.
+# that the library of 6.12 does not have. The receiver's patience (-L, seconds) is for a guest that is emulated.
 checksums() {
-    local csum=$1/net/lib/csum version addresses=() options n=0 receiver status bad=0
+    local csum=$1/net/lib/csum version between=() options n=0 receiver status bad=0
     echo 1..12
     for version in 4 6; do
         for options in 'in -t' 'in -t -E' 'in' 'in -E' 'out -U' 'out -U -Z'; do
@@ -24,18 +37,18 @@ checksums() {
             status=0
             # shellcheck disable=SC2086 # words
             if [[ $direction = in ]]; then
-                addresses=(-"$version" -S "$far" -D "$near")
-                timeout 60 "$csum" -i "$NETIF" -n 100 "${addresses[@]}" -r 1 -R $extra &
+                between=(-"$version" -S "$far" -D "$near")
+                timeout 60 "$csum" -i "$NETIF" -L 20 -n 100 "${between[@]}" -r 1 -R $extra &
                 receiver=$!
                 sleep 2
-                ip netns exec far "$csum" -i "$REMOTE_IF" -n 100 "${addresses[@]}" -r 1 -T $extra || status=1
+                ip netns exec far "$csum" -i "$REMOTE_IF" -n 100 "${between[@]}" -r 1 -T $extra || status=1
             else
-                addresses=(-"$version" -S "$near" -D "$far")
+                between=(-"$version" -S "$near" -D "$far")
                 [[ $extra = '-U -Z' ]] || extra+=' -r 1'
-                timeout 60 ip netns exec far "$csum" -i "$REMOTE_IF" -L 1 -n 100 "${addresses[@]}" -R $extra &
+                timeout 60 ip netns exec far "$csum" -i "$REMOTE_IF" -L 20 -n 100 "${between[@]}" -R $extra &
                 receiver=$!
                 sleep 2
-                "$csum" -i "$NETIF" -L 1 -n 100 "${addresses[@]}" -T $extra || status=1
+                "$csum" -i "$NETIF" -L 1 -n 100 "${between[@]}" -T $extra || status=1
             fi
             wait "$receiver" || status=1
             n=$((n + 1))
@@ -63,15 +76,7 @@ in_guest() {
     ip netns add far
     ip link set "$far" netns far
     ip -n far link set lo up
-    ip link set "$near" up
-    ip addr add 192.0.2.1/24 dev "$near"
-    ip addr add 2001:db8::1/64 dev "$near" nodad
-    ip -n far link set "$far" up
-    ip -n far addr add 192.0.2.2/24 dev "$far"
-    ip -n far addr add 2001:db8::2/64 dev "$far" nodad
-    for _ in {1..20}; do
-        ! ping -c 1 -W 1 2001:db8::2 >/dev/null || break
-    done
+    addresses "$near" "$far"
     export NETIF=$near LOCAL_V4=192.0.2.1 REMOTE_V4=192.0.2.2 LOCAL_V6=2001:db8::1 REMOTE_V6=2001:db8::2
     export REMOTE_TYPE=netns REMOTE_ARGS=far PYTHONDONTWRITEBYTECODE=1 REMOTE_IF=$far
     # Debian's Python, which has its yaml.
@@ -80,6 +85,7 @@ in_guest() {
         echo "== $program"
         status=0
         if [[ $program = net/lib/csum ]]; then
+            addresses "$near" "$far"
             checksums "$folder" >/tmp/out 2>&1 || status=$?
         else
             (cd "$folder/$(dirname "$program")" && timeout 300 "./$(basename "$program")") >/tmp/out 2>&1 || status=$?
