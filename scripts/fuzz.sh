@@ -84,7 +84,7 @@ unpack_corpus() {
 
 # summary LOG: what libFuzzer says at its end, in one line.
 summary() {
-    awk -F': *' '/^stat::number_of_executed_units/{runs = $2} /^stat::average_exec_per_sec/{rate = $2}
+    awk -F': +' '/^stat::number_of_executed_units/{runs = $2} /^stat::average_exec_per_sec/{rate = $2}
         / cov: | ft: /{cov = $0} /^Executed .* in /{ran++}
         END{sub(/.* cov: /, "", cov); split(cov, f, " ");
             printf "%d executions, %d a second, %d edges, corpus %s\n", runs ? runs : ran, rate, f[1], f[5]}' "$1"
@@ -112,7 +112,7 @@ fuzz_model() {
         if ((${#files[@]})); then
             arguments+=("${files[@]}")
         elif ((each)); then
-            arguments+=(-max_total_time="$each" -max_len=4096 "$corpus")
+            arguments+=(-max_total_time="$each" -max_len=4096 -len_control=0 "$corpus")
         else
             arguments+=(-runs=0 "$corpus")
         fi

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <fstream>
 
+#include <gtest/gtest.h>
+
 namespace connectx::fuzz {
 
 void require(bool holds, const char *what) {
