@@ -11,10 +11,40 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <new>
 #include <string>
 #include <vector>
 
+#include <sys/mman.h>
+
 namespace connectx::test {
+
+/// Zeroed memory that costs nothing before it is touched, between two pages that must not be.
+class GuestMemory {
+  public:
+    explicit GuestMemory(std::size_t size)
+        : size_((size + kPage - 1) / kPage * kPage),
+          pages_(mmap(nullptr, size_ + 2 * kPage, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
+        if (pages_ == MAP_FAILED)
+            throw std::bad_alloc();
+        if (mprotect(data(), size_, PROT_READ | PROT_WRITE) != 0) {
+            munmap(pages_, size_ + 2 * kPage);
+            throw std::bad_alloc();
+        }
+    }
+    ~GuestMemory() { munmap(pages_, size_ + 2 * kPage); }
+    GuestMemory(const GuestMemory &) = delete;
+    GuestMemory &operator=(const GuestMemory &) = delete;
+
+    [[nodiscard]] std::uint8_t *data() { return static_cast<std::uint8_t *>(pages_) + kPage; }
+    [[nodiscard]] std::size_t size() const { return size_; }
+
+  private:
+    static constexpr std::size_t kPage = 4096;
+    std::size_t size_;
+    void *pages_;
+};
 
 class FakeHost final : public Host {
   public:
@@ -99,7 +129,7 @@ class FakeHost final : public Host {
         return addr.value >= kBase && addr.value - kBase <= memory_.size() &&
                size <= memory_.size() - (addr.value - kBase);
     }
-    std::vector<std::uint8_t> memory_;
+    GuestMemory memory_;
     std::size_t used_ = 4096;
 };
 
