@@ -66,7 +66,6 @@ struct quicnic {
 	u32 tail;
 	spinlock_t ring_lock;	/* no NAPI here: transmit reclaims */
 
-	struct xarray sas;		/* struct quicnic_sa, by SA index */
 	struct ida slots;
 	struct list_head install;
 	struct list_head installed;
@@ -116,7 +115,6 @@ static void quicnic_hw_remove(struct quicnic *nic, u32 slot)
 /**
  * struct quicnic_sa - what the driver knows of an SA
  * @holder: keeps the SA and its keys until udp_crypto_release()
- * @gen: of the SA: an index is given out again
  * @slot: of the device's database, once @ready
  * @ready: the device has it. Written with release, read with acquire
  * @busy: the worker has it; on no list
@@ -126,7 +124,6 @@ static void quicnic_hw_remove(struct quicnic *nic, u32 slot)
  */
 struct quicnic_sa {
 	struct udp_crypto_holder holder;
-	u32 gen;
 	u32 slot;
 	bool ready;
 	bool busy;
@@ -147,38 +144,26 @@ static void quicnic_sa_kill(struct quicnic *nic, struct quicnic_sa *sa)
 /* On the transmit path, once for each SA: nothing here may wait. */
 static void quicnic_sa_add(struct quicnic *nic, struct udp_sa *udp_sa)
 {
-	struct quicnic_sa *sa, *old;
-	bool added;
+	struct quicnic_sa *sa;
 
 	sa = kzalloc(sizeof(*sa), GFP_ATOMIC | __GFP_NOWARN);
 	if (!sa)
 		return;
-	sa->gen = udp_sa->gen;
 	sa->busy = true;
 	INIT_LIST_HEAD(&sa->list);
-	/* from here on sa_deleted may come */
+	/* From here on sa_deleted may come. False: that it has already, or
+	 * another processor is adding it.
+	 */
 	if (!udp_crypto_hold(&sa->holder, nic->netdev, udp_sa)) {
 		kfree(sa);
 		return;
 	}
 
 	spin_lock_bh(&nic->lock);
-	old = xa_load(&nic->sas, udp_sa->index);
-	added = !sa->dead && !(old && old->gen == sa->gen) &&
-		!xa_is_err(xa_store(&nic->sas, udp_sa->index, sa, GFP_ATOMIC));
-	if (added) {
-		/* the device has moved to another network namespace */
-		if (old)
-			quicnic_sa_kill(nic, old);
-		sa->busy = false;
-		list_add_tail(&sa->list, &nic->install);
-		schedule_work(&nic->work);
-	}
+	sa->busy = false;
+	list_add_tail(&sa->list, sa->dead ? &nic->remove : &nic->install);
 	spin_unlock_bh(&nic->lock);
-	if (!added) {
-		udp_crypto_release(&sa->holder);
-		kfree_rcu(sa, rcu);
-	}
+	schedule_work(&nic->work);
 }
 
 /* From the next packet on, may the stack leave packets of this SA to us? */
@@ -255,7 +240,7 @@ static void quicnic_sa_install(struct quicnic *nic, struct quicnic_sa *sa)
 {
 	int slot = ida_alloc_max(&nic->slots, QUICNIC_SA_MAX - 1, GFP_KERNEL);
 
-	if (slot >= 0 && quicnic_hw_install(nic, slot, sa->gen,
+	if (slot >= 0 && quicnic_hw_install(nic, slot, sa->holder.sa->gen,
 					    &sa->holder.sa->keys)) {
 		ida_free(&nic->slots, slot);
 		slot = -EIO;
@@ -278,8 +263,6 @@ static void quicnic_sa_install(struct quicnic *nic, struct quicnic_sa *sa)
  */
 static void quicnic_sa_remove(struct quicnic *nic, struct quicnic_sa *sa)
 {
-	u32 index = sa->holder.sa->index;
-
 	if (sa->ready) {
 		WRITE_ONCE(sa->ready, false);
 		quicnic_hw_remove(nic, sa->slot);
@@ -287,8 +270,6 @@ static void quicnic_sa_remove(struct quicnic *nic, struct quicnic_sa *sa)
 		WRITE_ONCE(nic->sa_count, nic->sa_count - 1);
 	}
 	spin_lock_bh(&nic->lock);
-	if (xa_load(&nic->sas, index) == sa)
-		xa_erase(&nic->sas, index);
 	/* one that found no room gets it */
 	if (!list_empty(&nic->full))
 		list_move_tail(nic->full.next, &nic->install);
@@ -319,17 +300,18 @@ static void quicnic_work(struct work_struct *work)
 /* The net device is not registered any more: no SA comes in. */
 static void quicnic_sas_cleanup(struct quicnic *nic)
 {
-	struct quicnic_sa *sa;
-	unsigned long index;
+	struct quicnic_sa *sa, *next;
 
+	/* one that is being put into the database is not on a list */
+	flush_work(&nic->work);
 	spin_lock_bh(&nic->lock);
-	xa_for_each(&nic->sas, index, sa)
+	list_splice_tail_init(&nic->full, &nic->installed);
+	list_for_each_entry_safe(sa, next, &nic->installed, list)
 		quicnic_sa_kill(nic, sa);
 	spin_unlock_bh(&nic->lock);
 	/* sa_deleted may queue it again, until the last holder is released */
 	while (flush_work(&nic->work))
 		;
-	xa_destroy(&nic->sas);
 	ida_destroy(&nic->slots);
 }
 
@@ -365,14 +347,18 @@ static bool quicnic_fill_quic(struct quicnic *nic, struct sk_buff *skb,
 			      struct quicnic_desc *desc)
 {
 	const struct udp_crypto_ext *ext = skb_ext_find(skb, SKB_EXT_UDP_CRYPTO);
+	const struct udp_crypto_holder *holder;
 	const struct quicnic_sa *sa;
+	struct udp_sa *udp_sa;
 
 	if (!ext)
 		return true;
 	rcu_read_lock();
-	sa = xa_load(&nic->sas, ext->sa);
+	udp_sa = udp_crypto_ext_sa(dev_net(nic->netdev), ext);
+	holder = udp_sa ? udp_crypto_holder_of(udp_sa, nic->netdev) : NULL;
+	sa = container_of(holder, struct quicnic_sa, holder);
 	/* pairs with smp_store_release() in quicnic_sa_install() */
-	if (!sa || sa->gen != ext->gen || !smp_load_acquire(&sa->ready)) {
+	if (!holder || !smp_load_acquire(&sa->ready)) {
 		rcu_read_unlock();
 		return false;
 	}
@@ -474,7 +460,6 @@ static int quicnic_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	iowrite32(upper_32_bits(nic->ring_dma),
 		  nic->regs + QUICNIC_REG_RING + 4);
 
-	xa_init(&nic->sas);
 	ida_init(&nic->slots);
 	INIT_LIST_HEAD(&nic->install);
 	INIT_LIST_HEAD(&nic->installed);

@@ -256,6 +256,43 @@ TEST(Life, AChildSendsAndTheSaOutlivesIt) {
     expect_arrives(loopback, keys, 2);
 }
 
+// The table of SAs gets longer again and again while somebody looks for one in it.
+TEST(Life, TheTableGrowsUnderASender) {
+    constexpr std::uint64_t kMany = 3000;
+    Loopback loopback(Family::kIpv4, true);
+    const PacketKeys keys = keys_of_seed(Cipher::kAes128Gcm, 1);
+    const std::uint32_t sa = add_sa_index(loopback.sender.get(), 0, keys);
+    std::atomic<bool> enough = false;
+    std::atomic<unsigned> failed = 0;
+    std::atomic<std::uint64_t> sent = 0;
+    std::thread sender([&] {
+        for (std::uint64_t pn = 0; !enough; ++pn, ++sent)
+            if (send(loopback.sender.get(), packet(pn),
+                     Control().quic(pn, sa, kShape.pn_offset())) != static_cast<ssize_t>(kSize))
+                ++failed;
+    });
+    UniqueFd other = udp_socket(AF_INET);
+    std::map<std::uint32_t, std::uint64_t> cookies;
+    for (std::uint64_t round = 0; round < 2; ++round) {
+        for (std::uint64_t i = 0; i < kMany; ++i)
+            EXPECT_TRUE(cookies.emplace(add_sa_index(other.get(), i, keys), i).second);
+        for (const auto &[index, cookie] : cookies) {
+            struct udp_crypto_sa_info info {};
+            ASSERT_EQ(get_sa(other.get(), cookie, &info), 0);
+            EXPECT_EQ(info.sa, index);
+            EXPECT_EQ(del_sa(other.get(), cookie), 0);
+        }
+        cookies.clear();
+    }
+    enough = true;
+    sender.join();
+    EXPECT_EQ(failed, 0U);
+    EXPECT_GT(sent, 0U);
+    struct udp_crypto_sa_info info {};
+    ASSERT_EQ(get_sa(loopback.sender.get(), 0, &info), 0);
+    EXPECT_EQ(info.packets, sent);
+}
+
 TEST(Life, TheLastDescriptorCounts) {
     const NetNamespace fresh;
     fresh.run([] {

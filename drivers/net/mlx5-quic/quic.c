@@ -84,47 +84,33 @@ static void mlx5e_quic_read_caps(struct mlx5e_quic *quic)
 		   MLX5_CAP_QUIC_TX(mdev, max_lso_segments));
 }
 
+/* Puts an SA that is on no list where it belongs. */
+static void mlx5e_quic_give_back(struct mlx5e_quic *quic,
+				 struct mlx5e_quic_sa *sa,
+				 struct list_head *list)
+{
+	spin_lock_bh(&quic->lock);
+	sa->busy = false;
+	list_add_tail(&sa->list, sa->dead ? &quic->remove : list);
+	spin_unlock_bh(&quic->lock);
+}
+
 /* On the transmit path, once for each SA */
 static void mlx5e_quic_sa_add(struct mlx5e_quic *quic, struct udp_sa *udp_sa)
 {
-	struct mlx5e_quic_sa *sa, *old;
+	struct mlx5e_quic_sa *sa;
 
 	sa = kzalloc(sizeof(*sa), GFP_ATOMIC | __GFP_NOWARN);
 	if (!sa)
 		return;
-	sa->gen = udp_sa->gen;
 	sa->busy = true;
 	INIT_LIST_HEAD(&sa->list);
-	if (!udp_crypto_hold(&sa->holder, quic->priv->netdev, udp_sa))
-		goto err_free;
-
-	spin_lock_bh(&quic->lock);
-	old = xa_load(&quic->sas, udp_sa->index);
-	if (sa->dead || (old && old->gen == sa->gen) ||
-	    xa_is_err(xa_store(&quic->sas, udp_sa->index, sa, GFP_ATOMIC))) {
-		spin_unlock_bh(&quic->lock);
-		goto err_release;
+	if (!udp_crypto_hold(&sa->holder, quic->priv->netdev, udp_sa)) {
+		kfree(sa);
+		return;
 	}
-	if (old) {
-		/* The index is that of a new SA, or the netdev has moved to
-		 * another network namespace.
-		 */
-		old->dead = true;
-		if (!old->busy)
-			list_move_tail(&old->list, &quic->remove);
-	}
-	sa->busy = false;
-	list_add_tail(&sa->list, &quic->install);
-	spin_unlock_bh(&quic->lock);
+	mlx5e_quic_give_back(quic, sa, &quic->install);
 	queue_work(system_unbound_wq, &quic->work);
-	return;
-
-err_release:
-	udp_crypto_release(&sa->holder);
-	kfree_rcu(sa, rcu);
-	return;
-err_free:
-	kfree(sa);
 }
 
 static bool mlx5e_quic_sa_ready(struct net_device *netdev,
@@ -254,7 +240,7 @@ static void mlx5e_quic_create(struct mlx5e_quic *quic,
 	obj = MLX5_ADDR_OF(create_quic_sa_in, in, quic_sa_object);
 	MLX5_SET(quic_sa_obj, obj, cipher, keys->cipher);
 	MLX5_SET(quic_sa_obj, obj, pd, quic->priv->mdev->mlx5e_res.hw_objs.pdn);
-	MLX5_SET(quic_sa_obj, obj, tag, cmd->sa->gen);
+	MLX5_SET(quic_sa_obj, obj, tag, cmd->sa->holder.sa->gen);
 	memcpy(MLX5_ADDR_OF(quic_sa_obj, obj, iv), keys->iv, sizeof(keys->iv));
 	memcpy(MLX5_ADDR_OF(quic_sa_obj, obj, key), keys->key,
 	       sizeof(keys->key));
@@ -296,17 +282,6 @@ static void mlx5e_quic_take(struct mlx5e_quic *quic,
 	spin_unlock_bh(&quic->lock);
 }
 
-/* Puts an SA that was taken where it belongs. */
-static void mlx5e_quic_give_back(struct mlx5e_quic *quic,
-				 struct mlx5e_quic_sa *sa,
-				 struct list_head *list)
-{
-	spin_lock_bh(&quic->lock);
-	sa->busy = false;
-	list_add_tail(&sa->list, sa->dead ? &quic->remove : list);
-	spin_unlock_bh(&quic->lock);
-}
-
 /* Takes SAs out of the database. */
 static void mlx5e_quic_uninstall(struct mlx5e_quic *quic,
 				 struct mlx5e_quic_batch *batch)
@@ -338,19 +313,6 @@ static void mlx5e_quic_uninstall(struct mlx5e_quic *quic,
 			quic->stats.failed++;
 }
 
-static void mlx5e_quic_forget(struct mlx5e_quic *quic,
-			      struct mlx5e_quic_sa *sa)
-{
-	u32 index = sa->holder.sa->index;
-
-	spin_lock_bh(&quic->lock);
-	if (xa_load(&quic->sas, index) == sa)
-		xa_erase(&quic->sas, index);
-	spin_unlock_bh(&quic->lock);
-	udp_crypto_release(&sa->holder);
-	kfree_rcu(sa, rcu);
-}
-
 /* There is room in the database again. */
 static void mlx5e_quic_retry(struct mlx5e_quic *quic, unsigned int n)
 {
@@ -368,8 +330,10 @@ static bool mlx5e_quic_remove(struct mlx5e_quic *quic,
 
 	mlx5e_quic_take(quic, batch, &quic->remove);
 	mlx5e_quic_uninstall(quic, batch);
-	for (i = 0; i < batch->n; i++)
-		mlx5e_quic_forget(quic, batch->cmd[i].sa);
+	for (i = 0; i < batch->n; i++) {
+		udp_crypto_release(&batch->cmd[i].sa->holder);
+		kfree_rcu(batch->cmd[i].sa, rcu);
+	}
 	mlx5e_quic_retry(quic, installed - quic->stats.installed);
 	return batch->n;
 }
@@ -508,7 +472,6 @@ void mlx5e_quic_init(struct mlx5e_priv *priv)
 	if (!quic)
 		return;
 	quic->priv = priv;
-	xa_init(&quic->sas);
 	spin_lock_init(&quic->lock);
 	INIT_LIST_HEAD(&quic->install);
 	INIT_LIST_HEAD(&quic->installed);
@@ -529,7 +492,6 @@ void mlx5e_quic_cleanup(struct mlx5e_priv *priv)
 {
 	struct mlx5e_quic *quic = priv->quic;
 	struct mlx5e_quic_sa *sa;
-	unsigned long index;
 
 	if (!quic)
 		return;
@@ -537,11 +499,11 @@ void mlx5e_quic_cleanup(struct mlx5e_priv *priv)
 	WRITE_ONCE(quic->ciphers, 0);
 	synchronize_net();
 	spin_lock_bh(&quic->lock);
-	xa_for_each(&quic->sas, index, sa) {
+	/* all that is not there already: none is in the database any more */
+	list_splice_tail_init(&quic->full, &quic->install);
+	list_for_each_entry(sa, &quic->install, list)
 		sa->dead = true;
-		if (!sa->busy)
-			list_move_tail(&sa->list, &quic->remove);
-	}
+	list_splice_tail_init(&quic->install, &quic->remove);
 	spin_unlock_bh(&quic->lock);
 	queue_work(system_unbound_wq, &quic->work);
 	/* a callback that comes meanwhile finds its SA on quic->remove, and
@@ -553,7 +515,6 @@ void mlx5e_quic_cleanup(struct mlx5e_priv *priv)
 	synchronize_net();
 	WARN_ON(!list_empty(&quic->remove));
 	cancel_work_sync(&quic->work);
-	xa_destroy(&quic->sas);
 	kfree(quic);
 }
 

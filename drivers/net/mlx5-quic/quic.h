@@ -21,29 +21,28 @@ enum mlx5e_quic_sa_state {
 /**
  * struct mlx5e_quic_sa - what this device knows of an SA
  * @holder: the SA and its keys
- * @gen: generation of the SA, its tag in the device
  * @obj_id: index in the device's database, with MLX5E_QUIC_SA_INSTALLED
  * @state: enum mlx5e_quic_sa_state; release and acquire order @obj_id
  * @busy: on no list but in the hands of somebody, who looks at @dead after
- * @dead: the SA was deleted, or its index is another SA's
+ * @dead: the SA was deleted, or the offload goes
  * @list: in one of the lists of struct mlx5e_quic
- * @rcu: from the table to the end
+ * @rcu: when it is released, and in none of them any more
  */
 struct mlx5e_quic_sa {
 	struct udp_crypto_holder holder;
-	u32 gen;
 	u32 obj_id;
 	u8 state;
 	bool busy;
 	bool dead;
-	struct list_head list;
-	struct rcu_head rcu;
+	union {
+		struct list_head list;
+		struct rcu_head rcu;
+	};
 };
 
 /**
  * struct mlx5e_quic - the offload of one netdev
  * @priv: of the netdev
- * @sas: struct mlx5e_quic_sa by SA index; read under RCU, changed under @lock
  * @ciphers: 1 << enum udp_quic_cipher
  * @index_form: WQEs may name an SA of the database
  * @inline_form: WQEs may bring keys
@@ -67,7 +66,6 @@ struct mlx5e_quic_sa {
  */
 struct mlx5e_quic {
 	struct mlx5e_priv *priv;
-	struct xarray sas;
 	u32 ciphers;
 	bool index_form;
 	bool inline_form;

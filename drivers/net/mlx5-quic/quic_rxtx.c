@@ -35,17 +35,24 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 	unsigned int payload = skb->len - skb_transport_offset(skb) -
 			       sizeof(struct udphdr);
 	enum skb_drop_reason reason = SKB_DROP_REASON_UDP_CRYPTO;
-	const struct mlx5e_quic_sa *sa;
+	const struct udp_crypto_holder *holder;
+	const struct mlx5e_quic_sa *quic_sa;
+	const struct udp_sa *sa;
 
 	if (unlikely(!quic))
 		goto drop;
+	sa = udp_crypto_ext_sa(dev_net(netdev), ext);
+	if (unlikely(!sa)) {
+		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_SA;
+		goto drop;
+	}
 
-	if (!ext->inline_sa) {
-		sa = xa_load(&quic->sas, ext->sa);
-		if (likely(sa && sa->gen == ext->gen &&
-			   mlx5e_quic_sa_installed(sa))) {
-			state->ext = ext;
-			state->obj_id = sa->obj_id;
+	state->ext = ext;
+	holder = udp_crypto_holder_of(sa, netdev);
+	if (likely(holder)) {
+		quic_sa = container_of(holder, struct mlx5e_quic_sa, holder);
+		if (likely(mlx5e_quic_sa_installed(quic_sa))) {
+			state->obj_id = quic_sa->obj_id;
 			sq->stats->quic_index_packets += segs;
 			sq->stats->quic_bytes += payload;
 			return true;
@@ -54,12 +61,7 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 
 	if (unlikely(!READ_ONCE(quic->inline_form)))
 		goto drop;
-	state->sa = udp_crypto_ext_sa(dev_net(netdev), ext);
-	if (unlikely(!state->sa)) {
-		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_SA;
-		goto drop;
-	}
-	state->ext = ext;
+	state->sa = sa;
 	sq->stats->quic_inline_packets += segs;
 	sq->stats->quic_bytes += payload;
 	return true;

@@ -22,22 +22,25 @@ static DEFINE_SPINLOCK(udp_crypto_holders_lock);
  *
  * The SA and its keys stay readable until the holder is released. Any context
  * but hard interrupt.
- * Return: false, with nothing done, when the SA has been deleted.
+ * Return: false, with nothing done, when the SA has been deleted or the device
+ * keeps it already.
  */
 bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
 		     struct udp_sa *sa)
 {
-	bool alive;
+	bool hold;
 
 	spin_lock_bh(&udp_crypto_holders_lock);
-	alive = !sa->deleted && refcount_inc_not_zero(&sa->refs);
-	if (alive) {
+	/* two processors may meet it for the first time at once */
+	hold = !sa->deleted && !udp_crypto_holder_of(sa, dev) &&
+	       refcount_inc_not_zero(&sa->refs);
+	if (hold) {
 		holder->dev = dev;
 		holder->sa = sa;
 		hlist_add_head_rcu(&holder->node, &sa->holders);
 	}
 	spin_unlock_bh(&udp_crypto_holders_lock);
-	return alive;
+	return hold;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_hold);
 

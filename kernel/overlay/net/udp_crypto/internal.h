@@ -9,9 +9,7 @@
 #include <net/snmp.h>
 #include <net/udp_crypto.h>
 
-/* An index is a number of at most 24 bits: the tree stays four levels deep
- * and one index is given out again only after 16 million others.
- */
+/* One index is given out again only after 16 million others. */
 #define UDP_SA_INDEX_MAX	((1U << 24) - 1)
 #define UDP_SA_DEFAULT_MAX	1048576U
 #define UDP_SA_DEFAULT_MAX_UID	262144U
@@ -67,13 +65,25 @@ struct udp_crypto_mib {
 };
 
 /**
+ * struct udp_sa_table - SAs by the lowest bits of their index
+ * @mask: those bits
+ * @slots: @mask + 1 SAs, or NULL
+ * @rcu: from the table that is twice as large to the end
+ */
+struct udp_sa_table {
+	u32			mask;
+	struct udp_sa __rcu	**slots;
+	struct rcu_head		rcu;
+};
+
+/**
  * struct udp_crypto_net - security associations of a network namespace
- * @sas: by index; read under RCU
+ * @sas: by index, NULL before the first; read under RCU, see table.c
  * @by_cookie: by owner and cookie
  * @by_uid: how many SAs the sockets of a uid have, if any
  * @lock: for changes of all three, and of the sockets' lists
  * @net: the network namespace
- * @next: where the search for a free index goes on
+ * @next: index that the next SA gets, or one soon after it
  * @changes: of @sas, counted so that a dump notices; never 0; under @lock
  * @count: SAs in @sas, under @lock
  * @max_sa: sysctl net.ipv4.udp_crypto_max_sa
@@ -83,7 +93,7 @@ struct udp_crypto_mib {
  * @mib: counters for /proc/net/udp_crypto_stat
  */
 struct udp_crypto_net {
-	struct xarray		sas;
+	struct udp_sa_table __rcu *sas;
 	struct rhashtable	by_cookie;
 	struct xarray		by_uid;
 	struct mutex		lock;	/* the three tables, sockets' lists */
@@ -115,7 +125,6 @@ int udp_quic_keys_check(const struct udp_quic_keys *keys);
 struct udp_sa *udp_sa_alloc(const struct udp_quic_keys *keys, gfp_t gfp);
 void udp_sa_put(struct udp_sa *sa);
 void udp_sa_discard(struct udp_sa *sa);
-struct udp_sa *udp_sa_lookup(const struct udp_crypto_net *un, u32 index);
 void udp_sa_build_later(struct udp_sa *sa);
 int udp_sa_add(struct sock *sk, const struct udp_crypto_sa *req);
 int udp_sa_del(struct sock *sk, u64 cookie);
@@ -125,6 +134,38 @@ int udp_sa_add_for_uid(struct net *net, const struct udp_quic_keys *keys,
 		       kuid_t uid, u64 packet_limit, u32 *index);
 int udp_sa_del_index(struct net *net, u32 index);
 unsigned int udp_sa_flush(struct net *net, kuid_t uid);
+
+/* table.c */
+int udp_sa_table_reserve(struct udp_crypto_net *un, u32 *index);
+void udp_sa_table_insert(struct udp_crypto_net *un, struct udp_sa *sa);
+void udp_sa_table_remove(struct udp_crypto_net *un, struct udp_sa *sa);
+struct udp_sa *udp_sa_table_next(const struct udp_crypto_net *un,
+				 unsigned long *slot);
+void udp_sa_table_free(struct udp_crypto_net *un);
+
+/**
+ * udp_sa_lookup() - the SA of an index
+ * @un: of the network namespace
+ * @index: from user space
+ *
+ * Under RCU, and the SA is good until that ends, whatever happens to it; or
+ * under @un->lock.
+ * Return: the SA or NULL.
+ */
+static inline struct udp_sa *udp_sa_lookup(const struct udp_crypto_net *un,
+					   u32 index)
+{
+	const struct udp_sa_table *table;
+	struct udp_sa *sa;
+
+	table = rcu_dereference_check(un->sas, lockdep_is_held(&un->lock));
+	if (unlikely(!table))
+		return NULL;
+	/* no more bits than there are places: nothing to speculate about */
+	sa = rcu_dereference_check(table->slots[index & table->mask],
+				   lockdep_is_held(&un->lock));
+	return likely(sa && sa->index == index) ? sa : NULL;
+}
 
 /* netlink.c */
 void udp_crypto_nl_notify(struct udp_crypto_net *un, struct udp_sa *sa,

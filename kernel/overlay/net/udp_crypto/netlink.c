@@ -166,7 +166,7 @@ int udp_crypto_nl_dev_get_doit(struct sk_buff *skb, struct genl_info *info)
 	return err;
 }
 
-/* Where a dump goes on: the next index, of a device or of an SA. */
+/* Where a dump goes on: the next index of a device, or place of an SA. */
 struct udp_crypto_nl_dump {
 	unsigned long	next;
 };
@@ -451,13 +451,12 @@ int udp_crypto_nl_sa_get_dumpit(struct sk_buff *skb,
 	struct user_namespace *user_ns = udp_crypto_nl_user_ns(cb->skb);
 	struct udp_crypto_nl_dump *dump = udp_crypto_nl_dump(cb);
 	const struct genl_info *info = genl_info_dump(cb);
-	unsigned long index;
 	struct udp_sa *sa;
 	int err = 0;
 
 	mutex_lock(&un->lock);
 	cb->seq = un->changes;
-	xa_for_each_start(&un->sas, index, sa, dump->next) {
+	while ((sa = udp_sa_table_next(un, &dump->next))) {
 		void *hdr = __genlmsg_iput(skb, info, NLM_F_MULTI);
 
 		if (hdr)
@@ -465,7 +464,7 @@ int udp_crypto_nl_sa_get_dumpit(struct sk_buff *skb,
 		err = udp_crypto_nl_put_sa(skb, hdr, user_ns, sa);
 		if (err)
 			break;
-		dump->next = index + 1;
+		dump->next++;
 	}
 	mutex_unlock(&un->lock);
 	return err;

@@ -156,19 +156,6 @@ void udp_sa_build_later(struct udp_sa *sa)
 		schedule_work(&udp_sa_worker);
 }
 
-/**
- * udp_sa_lookup() - the SA of an index
- * @un: of the network namespace
- * @index: from user space
- *
- * Under RCU; the SA is good until that ends, whatever happens to it.
- * Return: the SA or NULL.
- */
-struct udp_sa *udp_sa_lookup(const struct udp_crypto_net *un, u32 index)
-{
-	return xa_load((struct xarray *)&un->sas, index);
-}
-
 static struct udp_sa *udp_sa_find(struct udp_crypto_net *un, struct sock *sk,
 				  u64 cookie)
 {
@@ -242,23 +229,16 @@ static int udp_sa_insert(struct udp_crypto_net *un, struct udp_sa *sa)
 	if (un->count >= READ_ONCE(un->max_sa))
 		return -ENOSPC;
 
-	/* Reserve the number first: the SA must be whole when it is found. */
-	err = xa_alloc_cyclic(&un->sas, &sa->index, NULL,
-			      XA_LIMIT(1, UDP_SA_INDEX_MAX), &un->next,
-			      GFP_KERNEL_ACCOUNT);
-	if (err < 0)
-		return err == -EBUSY ? -ENOSPC : err;
+	err = udp_sa_table_reserve(un, &sa->index);
+	if (err)
+		return err;
 	if (sa->key.sk) {
 		err = udp_sa_insert_socket(un, sa);
-		if (err) {
-			xa_erase(&un->sas, sa->index);
+		if (err)
 			return err;
-		}
 	}
-	WRITE_ONCE(un->count, un->count + 1);
+	udp_sa_table_insert(un, sa);
 	udp_sa_table_changed(un);
-	/* cannot fail: the slot is reserved */
-	xa_store(&un->sas, sa->index, sa, GFP_KERNEL);
 	UDP_CRYPTO_INC_STATS(un, SAADDED);
 	trace_udp_crypto_sa_add(read_pnet(&un->net), sa);
 	udp_crypto_nl_notify(un, sa, UDP_CRYPTO_CMD_SA_ADD_NTF);
@@ -308,14 +288,13 @@ int udp_sa_add(struct sock *sk, const struct udp_crypto_sa *req)
 static void udp_sa_unlink(struct udp_crypto_net *un, struct udp_sa *sa)
 {
 	lockdep_assert_held(&un->lock);
-	xa_erase(&un->sas, sa->index);
+	udp_sa_table_remove(un, sa);
 	if (sa->key.sk) {
 		rhashtable_remove_fast(&un->by_cookie, &sa->node,
 				       udp_sa_params);
 		hlist_del(&sa->siblings);
 		udp_sa_uncharge_uid(un, sa->uid);
 	}
-	WRITE_ONCE(un->count, un->count - 1);
 	udp_sa_table_changed(un);
 	UDP_CRYPTO_INC_STATS(un, SADELETED);
 	trace_udp_crypto_sa_del(read_pnet(&un->net), sa);
@@ -458,16 +437,15 @@ unsigned int udp_sa_flush(struct net *net, kuid_t uid)
 {
 	struct udp_crypto_net *un = udp_crypto_pernet(net);
 	unsigned int deleted = 0;
-	unsigned long index = 0;
+	unsigned long slot = 0;
 	struct udp_sa *sa;
 
 	do {
 		unsigned int batch = 256;
 
 		mutex_lock(&un->lock);
-		xa_for_each_start(&un->sas, index, sa, index) {
-			if (!batch--)
-				break;
+		while ((sa = udp_sa_table_next(un, &slot)) && batch--) {
+			slot++;
 			if (sa->key.sk || (uid_valid(uid) && !uid_eq(sa->uid, uid)))
 				continue;
 			udp_sa_unlink(un, sa);
@@ -508,7 +486,6 @@ static int __net_init udp_crypto_net_init(struct net *net)
 	struct udp_crypto_net *un = udp_crypto_pernet(net);
 	int err;
 
-	xa_init_flags(&un->sas, XA_FLAGS_ALLOC1);
 	xa_init(&un->by_uid);
 	mutex_init(&un->lock);
 	write_pnet(&un->net, net);
@@ -531,11 +508,10 @@ static void __net_exit udp_crypto_net_exit(struct net *net)
 
 	/* every socket of the namespace is gone, and its SAs with it */
 	udp_sa_flush(net, INVALID_UID);
-	WARN_ON_ONCE(un->count);
 	udp_crypto_stats_exit(net, un);
 	rhashtable_destroy(&un->by_cookie);
 	WARN_ON_ONCE(!xa_empty(&un->by_uid));
-	xa_destroy(&un->sas);
+	udp_sa_table_free(un);
 }
 
 static struct pernet_operations udp_crypto_net_ops = {

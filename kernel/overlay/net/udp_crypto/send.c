@@ -349,10 +349,7 @@ int udp_crypto_getfrag(void *from, char *to, int offset, int len, int odd,
 			pos += n;
 		}
 		n = min_t(unsigned int, len, seg - pos);
-		if (likely(n == UDP_QUIC_TAG_LEN))
-			memset(to, 0, UDP_QUIC_TAG_LEN);
-		else
-			memset(to, 0, n);
+		memset(to, 0, n);
 		to += n;
 		len -= n;
 		start += seg;
