@@ -15,6 +15,7 @@ usage: ./run build [PART]...
                          release   Linux 6.12 with our changes
                          debug     the same with KASAN, lockdep, kmemleak, UBSAN
                          fuzz      debug with KCOV, for ./run fuzz kernel
+                         kcsan     Linux 6.12 with our changes, and KCSAN for what they touch
                          vanilla   Linux 6.12 unchanged, with the configuration of release
                          stock     Debian's own 6.12 package; stock-6.1 likewise
                        without a VARIANT: release, debug and vanilla
@@ -49,7 +50,7 @@ while (($#)); do
         ;;
     kernel)
         variants=()
-        while [[ ${1:-} =~ ^(release|debug|fuzz|vanilla|stock(-6\.1)?)$ ]]; do
+        while [[ ${1:-} =~ ^(release|debug|fuzz|kcsan|vanilla|stock(-6\.1)?)$ ]]; do
             variants+=("$1")
             shift
         done

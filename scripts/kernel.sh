@@ -7,6 +7,7 @@
 #   release   Linux 6.12 with kernel/overlay, kernel/patches, include/uapi and drivers/net/mlx5-quic
 #   debug     the same with KASAN, lockdep, kmemleak, UBSAN, ...
 #   fuzz      debug with KCOV in what ./run fuzz kernel is after
+#   kcsan     release with KCSAN in the same files
 #   vanilla   Linux 6.12 as it comes, same configuration as release
 #   stock     Debian's own linux-image-6.12; stock-6.1 likewise
 #
@@ -22,12 +23,13 @@ KERNEL_KEEP=8
 KERNEL_BUILD_REVISION=1
 
 # Object files of a full build, for the progress line only.
-declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [fuzz]=1950 [vanilla]=1900)
+declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [fuzz]=1950 [kcsan]=1900
+    [vanilla]=1900)
 
-# What KCOV instruments in the kernel fuzz: what we add, and the files of the network core that it is
+# What KCOV instruments in the kernel fuzz, and KCSAN in kcsan: what we add, and the files of the network core that it is
 # entangled with. By object name, so others of the same name are instrumented too.
-KERNEL_FUZZ_OBJECTS=(sadb send guard validate software sockopt netlink netlink-gen device stats udp_crypto
-    udp udp_offload ip_output ip6_output icmp genetlink skbuff datagram)
+KERNEL_OUR_OBJECTS=(sadb table send guard validate software sockopt netlink netlink-gen device stats udp_crypto
+    udp udp_offload ip_output ip6_output icmp genetlink skbuff datagram quic quic_rxtx)
 
 # Prints what identifies the kernel source.
 kernel_source_id() {
@@ -57,15 +59,21 @@ kernel_inputs() {
 # Prints the configuration fragments of a variant, in the order they are laid over each other.
 kernel_fragments() {
     printf '%s\n' "$ROOT/kernel/config/base.config"
+    [[ $1 != release && $1 != vanilla ]] || printf '%s\n' "$ROOT/kernel/config/release.config"
     [[ $1 = vanilla ]] || printf '%s\n' "$ROOT/kernel/config/offload.config"
     [[ $1 != debug && $1 != fuzz ]] || printf '%s\n' "$ROOT/kernel/config/debug.config"
-    [[ $1 != fuzz ]] || printf '%s\n' "$ROOT/kernel/config/fuzz.config"
+    [[ $1 != fuzz && $1 != kcsan ]] || printf '%s\n' "$ROOT/kernel/config/$1.config"
 }
 
 # Prints the variables that make gets for a variant.
 kernel_variables() {
-    [[ $1 = fuzz ]] || return 0
-    printf 'KCOV_INSTRUMENT_%s.o=y\n' "${KERNEL_FUZZ_OBJECTS[@]}"
+    case $1 in
+    fuzz) printf 'KCOV_INSTRUMENT_%s.o=y\n' "${KERNEL_OUR_OBJECTS[@]}" ;;
+    kcsan)
+        printf 'KCSAN_SANITIZE=n\n'
+        printf 'KCSAN_SANITIZE_%s.o=y\n' "${KERNEL_OUR_OBJECTS[@]}"
+        ;;
+    esac
 }
 
 kernel_key() {
@@ -301,12 +309,12 @@ kernel_source_ensure() {
 kernel_ensure() {
     local variant=$1 result
     case $variant in
-    release | debug | fuzz | vanilla) ;;
+    release | debug | fuzz | kcsan | vanilla) ;;
     stock | stock-6.1)
         stock_kernel_ensure "$variant"
         return
         ;;
-    *) die "unknown kernel '$variant' (release, debug, fuzz, vanilla, stock, stock-6.1)" ;;
+    *) die "unknown kernel '$variant' (release, debug, fuzz, kcsan, vanilla, stock, stock-6.1)" ;;
     esac
     result=$CACHE/kernels/$variant-$(kernel_key "$variant") || exit 1
     if [[ ! -f $result/bzImage ]]; then
