@@ -271,5 +271,55 @@ INSTANTIATE_TEST_SUITE_P(AllPairs, SendMatrix, testing::ValuesIn(all_pairs()),
                              return text.str();
                          });
 
+// Packet numbers of all lengths in one batch, with zero-copy where a device encrypts: each is
+// looked at where it lies in the sender's pages, and a wrong one anywhere refuses the send.
+TEST(SendMatrixNumbers, OfAllLengthsInOneBatch) {
+    constexpr std::uint64_t kPn = 0x1122334455;
+    constexpr std::size_t kPackets = 40;
+    constexpr std::size_t kSize = 600;
+    constexpr unsigned kLengths[] = {1, 1, 1, 2, 4, 4, 3, 3, 1, 4, 2, 3};
+    const auto shape = [&](std::size_t i) {
+        return PacketShape{.cid_length = 8, .pn_length = kLengths[i % std::size(kLengths)]};
+    };
+    const std::size_t pn_offset = shape(0).pn_offset();
+    const PacketKeys keys = keys_of_seed(Cipher::kAes256Gcm, 3);
+    Line line(Family::kIpv4, true);
+    const std::uint32_t sa = line.add_sa(1, keys);
+    set_option(line.sender(), SOL_SOCKET, SO_ZEROCOPY, 1);
+
+    std::vector<Bytes> packets;
+    for (std::size_t i = 0; i < kPackets; ++i)
+        packets.push_back(make_packet(shape(i), kPn + i, kSize));
+    const auto send_all = [&](const std::vector<Bytes> &batch, bool tag_room) {
+        const Bytes content = tag_room ? join_with_tag_room(batch) : join_packets(batch);
+        PageBuffer buffer(content);
+        const ssize_t sent =
+            send(line.sender(), buffer.view(),
+                 Control()
+                     .quic(kPn, sa, pn_offset, tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0)
+                     .gso_size(kSize + UDP_QUIC_TAG_LEN),
+                 nullptr, tag_room ? MSG_ZEROCOPY : 0);
+        if (tag_room && sent > 0) {
+            EXPECT_TRUE(zerocopy_completion(line.sender()).has_value());
+        }
+        return sent == static_cast<ssize_t>(content.size()) ? 0 : sent;
+    };
+    for (const bool tag_room : {false, true}) {
+        SCOPED_TRACE(tag_room);
+        for (const std::size_t wrong : {0U, 2U, 3U, 6U, 20U, 38U, 39U})
+            for (unsigned byte = 0; byte < shape(wrong).pn_length; ++byte) {
+                std::vector<Bytes> batch = packets;
+                batch[wrong][pn_offset + byte] ^= 0x80;
+                EXPECT_EQ(send_all(batch, tag_room), -EBADMSG) << "packet " << wrong;
+            }
+        EXPECT_EQ(send_all(packets, tag_room), 0);
+        for (std::size_t i = 0; i < kPackets; ++i) {
+            const auto wire = receive(line.receiver());
+            ASSERT_TRUE(wire.has_value()) << "packet " << i << " did not arrive";
+            EXPECT_EQ(*wire, protect(keys, packets[i], pn_offset, kPn + i)) << "packet " << i;
+        }
+    }
+}
+
 } // namespace
 } // namespace quic_test

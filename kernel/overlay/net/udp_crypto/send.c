@@ -204,14 +204,50 @@ bool udp_crypto_tx_copies(const struct udp_crypto_tx *tx,
 }
 EXPORT_SYMBOL_GPL(udp_crypto_tx_copies);
 
-/* Zero if a packet has the number that it should have. Only the last bytes of
- * it are there, as many as the first byte says (RFC 9000 section 17.1).
+/* Only the last bytes of a number are in a packet, as many as its first byte
+ * says (RFC 9000 section 17.1): so many bits of four bytes are not the number's.
  */
+static unsigned int udp_crypto_pn_shift(u8 first_byte)
+{
+	return 24 - 8 * (first_byte & 0x03);
+}
+
+/* Zero if a packet has the number that it should have. */
 static u32 udp_crypto_pn_differs(u8 first_byte, const u8 *pn_bytes, u32 pn)
 {
-	unsigned int shift = 24 - 8 * (first_byte & 0x03);
+	unsigned int shift = udp_crypto_pn_shift(first_byte);
 
 	return (get_unaligned_be32(pn_bytes) ^ pn << shift) >> shift;
+}
+
+/* The same for many packets, of which most have a number as long as that of the
+ * one before.
+ */
+struct udp_crypto_pn_run {
+	u32 differs;		/* of what was before @first_byte */
+	u32 bits;		/* of what came since; the lowest @shift mean nothing */
+	unsigned int shift;
+	u8 first_byte;
+};
+
+#define UDP_CRYPTO_PN_RUN_INIT	{ .shift = 24 }
+
+static __always_inline void udp_crypto_pn_look(struct udp_crypto_pn_run *run,
+					       u8 first_byte,
+					       const u8 *pn_bytes, u32 pn)
+{
+	if (unlikely((first_byte ^ run->first_byte) & 0x03)) {
+		run->differs |= run->bits >> run->shift;
+		run->bits = 0;
+		run->shift = udp_crypto_pn_shift(first_byte);
+		run->first_byte = first_byte;
+	}
+	run->bits |= get_unaligned_be32(pn_bytes) ^ pn << run->shift;
+}
+
+static u32 udp_crypto_pn_run_differs(const struct udp_crypto_pn_run *run)
+{
+	return run->differs | run->bits >> run->shift;
 }
 
 /* Looks at @n bytes of a packet, from its byte @pos on, that were just copied
@@ -269,7 +305,8 @@ static int udp_crypto_copy_packets(struct udp_crypto_tx *tx, char *to,
 {
 	const unsigned int seg = tx->seg_size, data = seg - room;
 	const unsigned int pn_offset = tx->pn_offset;
-	u32 pn = tx->copied_pn, differs = 0;
+	struct udp_crypto_pn_run run = UDP_CRYPTO_PN_RUN_INIT;
+	u32 pn = tx->copied_pn;
 	const char *start = to;
 
 	/* too short for a number, and refused later */
@@ -278,12 +315,12 @@ static int udp_crypto_copy_packets(struct udp_crypto_tx *tx, char *to,
 	for (; len >= seg; len -= seg, to += seg) {
 		if (!udp_crypto_copy(to, data, iter, ubuf))
 			return -EFAULT;
-		differs |= udp_crypto_pn_differs(*to, to + pn_offset, pn++);
+		udp_crypto_pn_look(&run, *to, to + pn_offset, pn++);
 		if (room)
 			memset(to + data, 0, UDP_QUIC_TAG_LEN);
 	}
 	tx->copied_pn = pn;
-	tx->wrong_pn |= differs;
+	tx->wrong_pn |= udp_crypto_pn_run_differs(&run);
 	return to - start;
 }
 
@@ -381,7 +418,8 @@ static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 	const unsigned int pn_offset = tx->pn_offset, seg = tx->seg_size;
 	const unsigned int span = pn_offset + sizeof(tx->pn_bytes);
 	const u32 pn_end = tx->pn + segs;
-	u32 pn = tx->pn, differs = 0;
+	struct udp_crypto_pn_run run = UDP_CRYPTO_PN_RUN_INIT;
+	u32 pn = tx->pn;
 	const u8 *data = skb->data;
 	unsigned int end = skb_headlen(skb), frag = 0;
 
@@ -392,7 +430,7 @@ static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 		for (; pn != pn_end && payload + span <= end; pn++) {
 			const u8 *p = data + payload;
 
-			differs |= udp_crypto_pn_differs(*p, p + pn_offset, pn);
+			udp_crypto_pn_look(&run, *p, p + pn_offset, pn);
 			payload += seg;
 		}
 		if (pn == pn_end)
@@ -403,8 +441,7 @@ static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 			    skb_copy_bits(skb, payload + pn_offset, pn_bytes,
 					  sizeof(pn_bytes)))
 				return -EFAULT;
-			differs |= udp_crypto_pn_differs(first_byte, pn_bytes,
-							 pn++);
+			udp_crypto_pn_look(&run, first_byte, pn_bytes, pn++);
 			payload += seg;
 			continue;
 		}
@@ -413,7 +450,7 @@ static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 		data = (u8 *)skb_frag_address(&shinfo->frags[frag]) - end;
 		end += skb_frag_size(&shinfo->frags[frag++]);
 	}
-	return differs ? -EBADMSG : 0;
+	return udp_crypto_pn_run_differs(&run) ? -EBADMSG : 0;
 }
 
 /**
