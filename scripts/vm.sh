@@ -18,8 +18,11 @@ in the build folder, which is the host's. Standard input, output and error are C
                       path of a bzImage
   --nic N             virtio (default): QEMU's user-mode network, guest at 10.0.2.15 and fec0::15,
                       host at 10.0.2.2; connectx: the same behind the ConnectX model, driven by the
-                      kernel's own mlx5; none
+                      kernel's own mlx5; e1000e: the same behind QEMU's model of an 82574L; none
   --nic-option OPT    add ",OPT" to the NIC's -device (for connectx: trace=on, queues=N, ...)
+  --port MODEL:NETDEV one more NIC: virtio, connectx or e1000e, on QEMU's NETDEV (for instance
+                      connectx:hubport,hubid=0), behind a PCIe port of its own. The first has the MAC
+                      52:54:00:12:35:01, the next :02; nothing is configured. May be given more than once
   --forward udp:PORT  what reaches 127.0.0.1:PORT on the host goes to PORT in the guest;
                       also udp:HOSTPORT:GUESTPORT and tcp:...; may be given more than once
   --capture FILE      write every frame that passes the guest's NIC to FILE (pcap)
@@ -40,7 +43,7 @@ guest did not start or ended too soon.
 END
 }
 
-kernel=release nic=virtio nic_options='' forwards=() capture='' cpus=1 memory='' icount='' timeout=600 environment=()
+kernel=release nic=virtio nic_options='' ports=() forwards=() capture='' cpus=1 memory='' icount='' timeout=600 environment=()
 append='' qemu_args=() log='' kmemleak=1
 
 given=("$@")
@@ -61,6 +64,7 @@ while (($#)); do
     --kernel) need "$@"; kernel=$2 ;;
     --nic) need "$@"; nic=$2 ;;
     --nic-option) need "$@"; nic_options+=",$2" ;;
+    --port) need "$@"; ports+=("$2") ;;
     --forward) need "$@"; forwards+=("$2") ;;
     --capture) need "$@"; capture=$2 ;;
     --cpus) need "$@"; cpus=$2 ;;
@@ -261,11 +265,30 @@ connectx)
         -device "connectx,id=nic0,bus=port0,netdev=net0,mac=52:54:00:12:34:56$nic_options")
     [[ -z $capture ]] || arguments+=(-object "filter-dump,id=capture,netdev=net0,file=${capture//,/,,}")
     ;;
+e1000e)
+    arguments+=(-netdev "$netdev" -device "e1000e,netdev=net0,romfile=,mac=52:54:00:12:34:56$nic_options")
+    [[ -z $capture ]] || arguments+=(-object "filter-dump,id=capture,netdev=net0,file=${capture//,/,,}")
+    ;;
 none)
     [[ ${#forwards[@]} = 0 && -z $capture ]] || die '--forward and --capture need a NIC'
     ;;
-*) die "--nic $nic: unknown (virtio, connectx, none)" ;;
+*) die "--nic $nic: unknown (virtio, connectx, e1000e, none)" ;;
 esac
+number=0
+for port in "${ports[@]}"; do
+    number=$((number + 1))
+    case $port in
+    virtio:?*) device=virtio-net-pci,romfile= ;;
+    e1000e:?*) device=e1000e,romfile= ;;
+    connectx:?*) device=connectx ;;
+    *) die "--port $port: not virtio:NETDEV, connectx:NETDEV or e1000e:NETDEV" ;;
+    esac
+    type=${port#*:} rest=''
+    [[ $type != *,* ]] || rest=,${type#*,}
+    arguments+=(-netdev "${type%%,*},id=portnet$number$rest"
+        -device "pcie-root-port,id=pcieport$number,chassis=$((100 + number))"
+        -device "$device,id=port$number,bus=pcieport$number,netdev=portnet$number,mac=52:54:00:12:35:$(printf %02x "$number")")
+done
 arguments+=("${qemu_args[@]}")
 
 mkfifo "$run/stdout" "$run/stderr" "$run/monitor.in" "$run/monitor.out"
