@@ -62,6 +62,8 @@ def model($all):
     threads: $raw.threads.result,
     model: $model,
     model_cores: (if $raw.model then $raw.model.result | cores else null end),
+    forwarding: (if ($raw.forwarding // $raw["forwarding-cost"]) == null then null else
+      ($raw.forwarding.result // {}) + {instructions: $raw["forwarding-cost"].result.instructions} end),
     dpdk: $raw.dpdk.result
   }
 | .targets = [
@@ -77,6 +79,8 @@ def model($all):
     target("model_cores.ratio"; .model_cores.ratio; "at_least"; 1.9),
     target("dpdk.faults"; (.dpdk | if . == null then null else .lost + .reordered + .corrupted + .duplicated end);
            "at_most"; 0),
+    target("forwarding.faults"; (.forwarding | if .rates == null then null else
+             .lost + .reordered + .corrupted + .duplicated end); "at_most"; 0),
     (("1200", "1500", "9000") as $size
      | target("model.aes_128_gcm.\($size)"; $model.aes_128_gcm[$size].share; "at_least"; 0.85))
   ]

@@ -30,6 +30,20 @@ def places($n): . * pow(10; $n) | round / pow(10; $n);
 (if .model_cores.ratio then "model, two hosts on two processors: \(.model_cores.ratio | places(2)) times one" else empty end),
 (if .dpdk then "model onto a DPDK port: \(.dpdk.packets) packets, \(.dpdk.lost) lost, \(.dpdk.reordered) reordered, " +
   "\(.dpdk.duplicated) duplicated, \(.dpdk.corrupted) corrupted, \(.dpdk.packets_per_second / 1e6 | places(3)) M packets/s" else empty end),
+(if .forwarding.rates then "", "forwarding in a guest, \(.forwarding.window) frames under way; k packets/s, and per second of QEMU's processor time",
+  (.forwarding.rates | to_entries[] | .key as $size | .value | to_entries[]
+   | "  " + (.key | pad(10)) + ($size | lpad(5)) + " bytes: " + (.value.packets_per_second / 1e3 | places(2) | lpad(8)) +
+     " (" + (.value.min / 1e3 | places(1) | tostring) + " to " + (.value.max / 1e3 | places(1) | tostring) + ") " +
+     (.value.bits_per_second / 1e9 | places(3) | lpad(7)) + " Gbit/s " +
+     (.value.packets_per_processor_second / 1e3 | places(2) | lpad(8)) +
+     (if .value.ratio_e1000e then "  \(.value.ratio_e1000e | places(2)) of e1000e, \(.value.ratio_virtio | places(2)) of virtio" else "" end)),
+  "  \(.forwarding.lost) lost, \(.forwarding.reordered) reordered, \(.forwarding.duplicated) duplicated, \(.forwarding.corrupted) corrupted"
+ else empty end),
+(if .forwarding.instructions then "instructions of the guest per packet forwarded, by packets that come at once",
+  (.forwarding.instructions | to_entries[] | .key as $size | .value | to_entries[]
+   | "  " + (.key | pad(10)) + ($size | lpad(5)) + " bytes: " +
+     ([.value | to_entries[] | "\(.key):" + (.value.instructions_per_packet | round | lpad(6)) +
+       " (\(.value.min | round) to \(.value.max | round))"] | join("  "))) else empty end),
 
 "", "targets",
 (.targets[] | "  " + (if .met then "met    " else "MISSED " end) + (.name | pad(44)) + (.value | places(3) | lpad(9)) +

@@ -19,6 +19,9 @@ beside their targets. docs/benchmarks.md explains each.
                   scale     the same with many SAs and many sockets; memory, adding and deleting, a full database
                   threads   two processors on one socket and SA (wall clock)
                   model     the device model's throughput beside IPsec-MB's, one core and two (wall clock)
+                  forwarding
+                            a guest that forwards, with the model, e1000e and virtio-net: packets per
+                            second (wall clock), and the guest's instructions per packet
                   profile   which functions the instructions of a send are in; only when it is named
                   dpdk      QUIC packets through the model onto a DPDK port, opened by OpenSSL (wall clock)
   --quick         fewer packets per send, one IP version, fewer SAs
@@ -47,7 +50,7 @@ while (($#)); do
     case $1 in
     --only)
         need "$@"
-        [[ $2 =~ ^(sender|scale|threads|model|dpdk|profile)$ ]] || die "--only $2: no such part (./run bench --help)"
+        [[ $2 =~ ^(sender|scale|threads|model|forwarding|dpdk|profile)$ ]] || die "--only $2: no such part (./run bench --help)"
         only+=("$2")
         ;;
     --sas)
@@ -91,7 +94,7 @@ if [[ -n $build ]]; then
     packages_ensure_listed "$ROOT/scripts/packages-bench.txt"
     ! wants dpdk || packages_ensure_listed "$ROOT/scripts/packages-dpdk.txt"
     userspace_ensure
-    if wants sender || wants scale || wants threads || wants profile; then
+    if wants sender || wants scale || wants threads || wants profile || wants forwarding; then
         kernel_ensure release
         qemu_ensure
     fi
@@ -143,6 +146,13 @@ if wants model; then
     measure model "$BUILD/cmake/sim/bench/model-bench" --benchmark_format=json --benchmark_repetitions=5 \
         --benchmark_min_time=0.2 --benchmark_enable_random_interleaving=true --benchmark_report_aggregates_only=true
 fi
+if wants forwarding; then
+    options=() costs=()
+    [[ -z $quick ]] || options=('--sizes=64,1500' --repeats 3) costs=(--sizes 64 --repeats 3)
+    measure forwarding "$ROOT/tests/bench/forwarding" "$LOGS/bench-forwarding.log" "$programs/forwarding_bench" "${options[@]}"
+    measure forwarding-cost "$ROOT/tests/bench/forwarding-cost" "$LOGS/bench-forwarding-cost.log" \
+        "$programs/forwarding_cost" "${costs[@]}"
+fi
 if wants dpdk; then
     packets=10000000
     [[ -z $quick ]] || packets=100000
@@ -150,7 +160,7 @@ if wants dpdk; then
 fi
 
 parts=()
-for part in sender scale-sas scale-sockets scale-memory scale-rates scale-full threads model dpdk; do
+for part in sender scale-sas scale-sockets scale-memory scale-rates scale-full threads model forwarding forwarding-cost dpdk; do
     [[ ! -f $results/$part.json ]] || parts+=("$results/$part.json")
 done
 ((${#parts[@]})) || die 'nothing was measured'
