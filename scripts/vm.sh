@@ -22,7 +22,8 @@ in the build folder, which is the host's. Standard input, output and error are C
   --nic-option OPT    add ",OPT" to the NIC's -device (for connectx: trace=on, queues=N, ...)
   --port MODEL:NETDEV one more NIC: virtio, connectx or e1000e, on QEMU's NETDEV (for instance
                       connectx:hubport,hubid=0), behind a PCIe port of its own. The first has the MAC
-                      52:54:00:12:35:01, the next :02; nothing is configured. May be given more than once
+                      52:54:00:12:35:01, the next :02; nothing is configured. May be given more than once.
+                      Beside --nic: that one is set up as eth0, which the kernel may have made of this
   --forward udp:PORT  what reaches 127.0.0.1:PORT on the host goes to PORT in the guest;
                       also udp:HOSTPORT:GUESTPORT and tcp:...; may be given more than once
   --capture FILE      write every frame that passes the guest's NIC to FILE (pcap)
