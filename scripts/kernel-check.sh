@@ -69,7 +69,7 @@ check_checkpatch() {
         own=$ignore
         # What TRACE_EVENT() and its tables look like in every header of include/trace/events.
         [[ $file != */include/trace/events/*.h ]] ||
-            own+=,PARENTHESIS_ALIGNMENT,OPEN_ENDED_LINE,TRAILING_SEMICOLON,COMPLEX_MACRO,CAMELCASE,MACRO_ARG_UNUSED
+            own+=,$CHECKPATCH_TRACE_TYPES
         # Run in the tree, so that it knows the tree's own rules and spelling list.
         (cd "$tree" && perl scripts/checkpatch.pl --strict --terse --quiet --no-summary --no-tree \
             --ignore "$own" "$type" "$file") || bad=1

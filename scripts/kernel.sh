@@ -31,6 +31,10 @@ declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [fuzz]=1950 [kcsan]=1900
 KERNEL_OUR_OBJECTS=(sadb table send guard validate software sockopt netlink netlink-gen device stats udp_crypto
     udp udp_offload ip_output ip6_output icmp genetlink skbuff datagram quic quic_rxtx)
 
+# What checkpatch --strict says of every header in include/trace/events.
+# shellcheck disable=SC2034 # for kernel-check.sh and series.sh
+CHECKPATCH_TRACE_TYPES=PARENTHESIS_ALIGNMENT,OPEN_ENDED_LINE,TRAILING_SEMICOLON,COMPLEX_MACRO,CAMELCASE,MACRO_ARG_UNUSED
+
 # Prints what identifies the kernel source.
 kernel_source_id() {
     local src=${KERNEL_SRC:-}

@@ -319,8 +319,10 @@ check_mails() {
     ((${#mails[@]} <= 15)) || { echo "error: ${#mails[@]} patches; netdev wants 15 at most"; return 1; }
     cd "$PRISTINE"
     printf '%s\n' "${mails[@]}" |
-        xargs -P "$JOBS" -n 1 perl scripts/checkpatch.pl --strict --terse --quiet --no-summary
-    echo "${#mails[@]} patches, checkpatch --strict has nothing to say"
+        xargs -P "$JOBS" -n 1 perl scripts/checkpatch.pl --strict --terse --quiet --no-summary --showfile --show-types \
+            >"$WORK/checkpatch" || [[ -s $WORK/checkpatch ]] || { echo 'error: checkpatch.pl does not run'; return 1; }
+    ! grep -vE "^include/trace/events/[^:]*:[0-9]+: [A-Z]+:(${CHECKPATCH_TRACE_TYPES//,/|}):" "$WORK/checkpatch" || return 1
+    echo "${#mails[@]} patches, checkpatch --strict has nothing to say but what it says of every header of tracepoints"
 }
 
 # --- building each step ----------------------------------------------------------------------------

@@ -220,36 +220,6 @@ static u32 udp_crypto_pn_differs(u8 first_byte, const u8 *pn_bytes, u32 pn)
 	return (get_unaligned_be32(pn_bytes) ^ pn << shift) >> shift;
 }
 
-/* The same for many packets, of which most have a number as long as that of the
- * one before.
- */
-struct udp_crypto_pn_run {
-	u32 differs;		/* of what was before @first_byte */
-	u32 bits;		/* of what came since; the lowest @shift mean nothing */
-	unsigned int shift;
-	u8 first_byte;
-};
-
-#define UDP_CRYPTO_PN_RUN_INIT	{ .shift = 24 }
-
-static __always_inline void udp_crypto_pn_look(struct udp_crypto_pn_run *run,
-					       u8 first_byte,
-					       const u8 *pn_bytes, u32 pn)
-{
-	if (unlikely((first_byte ^ run->first_byte) & 0x03)) {
-		run->differs |= run->bits >> run->shift;
-		run->bits = 0;
-		run->shift = udp_crypto_pn_shift(first_byte);
-		run->first_byte = first_byte;
-	}
-	run->bits |= get_unaligned_be32(pn_bytes) ^ pn << run->shift;
-}
-
-static u32 udp_crypto_pn_run_differs(const struct udp_crypto_pn_run *run)
-{
-	return run->differs | run->bits >> run->shift;
-}
-
 /* Looks at @n bytes of a packet, from its byte @pos on, that were just copied
  * and so are in the cache. What is looked for may come in several pieces.
  */
@@ -305,8 +275,7 @@ static int udp_crypto_copy_packets(struct udp_crypto_tx *tx, char *to,
 {
 	const unsigned int seg = tx->seg_size, data = seg - room;
 	const unsigned int pn_offset = tx->pn_offset;
-	struct udp_crypto_pn_run run = UDP_CRYPTO_PN_RUN_INIT;
-	u32 pn = tx->copied_pn;
+	u32 pn = tx->copied_pn, differs = 0;
 	const char *start = to;
 
 	/* too short for a number, and refused later */
@@ -315,12 +284,12 @@ static int udp_crypto_copy_packets(struct udp_crypto_tx *tx, char *to,
 	for (; len >= seg; len -= seg, to += seg) {
 		if (!udp_crypto_copy(to, data, iter, ubuf))
 			return -EFAULT;
-		udp_crypto_pn_look(&run, *to, to + pn_offset, pn++);
+		differs |= udp_crypto_pn_differs(*to, to + pn_offset, pn++);
 		if (room)
 			memset(to + data, 0, UDP_QUIC_TAG_LEN);
 	}
 	tx->copied_pn = pn;
-	tx->wrong_pn |= udp_crypto_pn_run_differs(&run);
+	tx->wrong_pn |= differs;
 	return to - start;
 }
 
@@ -409,7 +378,45 @@ static bool udp_crypto_long_enough(const struct udp_crypto_tx *tx,
 	       tx->wire_len - (segs - 1) * tx->seg_size >= min;
 }
 
-/* Looks at packets that udp_crypto_getfrag() has not copied. */
+static int udp_crypto_check_each(const struct udp_crypto_tx *tx,
+				 const struct sk_buff *skb,
+				 unsigned int payload, unsigned int segs)
+{
+	u32 pn = tx->pn, differs = 0;
+
+	for (; segs; segs--, payload += tx->seg_size) {
+		u8 first_byte, pn_bytes[sizeof(tx->pn_bytes)];
+
+		if (skb_copy_bits(skb, payload, &first_byte, 1) ||
+		    skb_copy_bits(skb, payload + tx->pn_offset, pn_bytes,
+				  sizeof(pn_bytes)))
+			return -EFAULT;
+		differs |= udp_crypto_pn_differs(first_byte, pn_bytes, pn++);
+	}
+	return differs ? -EBADMSG : 0;
+}
+
+/* From behind @end, where @p is or behind that, into the next page. */
+static __always_inline bool
+udp_crypto_next_page(const struct skb_shared_info *shinfo, unsigned int *frag,
+		     const u8 **p, const u8 **end)
+{
+	while (*p >= *end) {
+		const u8 *page;
+
+		if (unlikely(*frag == shinfo->nr_frags))
+			return false;
+		page = skb_frag_address(&shinfo->frags[*frag]);
+		*p = page + (*p - *end);
+		*end = page + skb_frag_size(&shinfo->frags[*frag]);
+		++*frag;
+	}
+	return true;
+}
+
+/* Looks at packets that udp_crypto_getfrag() has not copied. Of a batch all
+ * numbers but rarely have the same length.
+ */
 static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 				    const struct sk_buff *skb,
 				    unsigned int payload, unsigned int segs)
@@ -417,40 +424,52 @@ static int udp_crypto_check_packets(const struct udp_crypto_tx *tx,
 	const struct skb_shared_info *shinfo = skb_shinfo(skb);
 	const unsigned int pn_offset = tx->pn_offset, seg = tx->seg_size;
 	const unsigned int span = pn_offset + sizeof(tx->pn_bytes);
-	const u32 pn_end = tx->pn + segs;
-	struct udp_crypto_pn_run run = UDP_CRYPTO_PN_RUN_INIT;
-	u32 pn = tx->pn;
-	const u8 *data = skb->data;
-	unsigned int end = skb_headlen(skb), frag = 0;
+	const u8 *p = skb->data + payload;
+	const u8 *end = skb->data + skb_headlen(skb);
+	unsigned int left = segs, frag = 0, shift;
+	u32 differs = 0, pn, next;
+	u8 first_byte, others = 0;
 
+	/* a page may have no address */
+	if (IS_ENABLED(CONFIG_HIGHMEM))
+		return udp_crypto_check_each(tx, skb, payload, segs);
+
+	if (!udp_crypto_next_page(shinfo, &frag, &p, &end))
+		return -EFAULT;
+	first_byte = *p;
+	shift = udp_crypto_pn_shift(first_byte);
+	pn = (u32)tx->pn << shift;
+	next = 1U << shift;
 	for (;;) {
-		u8 first_byte, pn_bytes[sizeof(tx->pn_bytes)];
+		u8 pn_bytes[sizeof(tx->pn_bytes)];
+		const u8 *last = end - span;
 
-		/* those that begin in this page */
-		for (; pn != pn_end && payload + span <= end; pn++) {
-			const u8 *p = data + payload;
-
-			udp_crypto_pn_look(&run, *p, p + pn_offset, pn);
-			payload += seg;
+		for (; p <= last; p += seg, pn += next) {
+			others |= *p ^ first_byte;
+			differs |= get_unaligned_be32(p + pn_offset) ^ pn;
+			if (!--left)
+				goto out;
 		}
-		if (pn == pn_end)
-			break;
-		/* one that goes on in the next, or a page without an address */
-		if (payload < end || IS_ENABLED(CONFIG_HIGHMEM)) {
-			if (skb_copy_bits(skb, payload, &first_byte, 1) ||
-			    skb_copy_bits(skb, payload + pn_offset, pn_bytes,
-					  sizeof(pn_bytes)))
+		if (p < end) {
+			/* goes on in the next page */
+			others |= *p ^ first_byte;
+			if (skb_copy_bits(skb, payload + pn_offset +
+						       (segs - left) * seg,
+					  pn_bytes, sizeof(pn_bytes)))
 				return -EFAULT;
-			udp_crypto_pn_look(&run, first_byte, pn_bytes, pn++);
-			payload += seg;
-			continue;
+			differs |= get_unaligned_be32(pn_bytes) ^ pn;
+			if (!--left)
+				goto out;
+			p += seg;
+			pn += next;
 		}
-		if (unlikely(frag == shinfo->nr_frags))
+		if (!udp_crypto_next_page(shinfo, &frag, &p, &end))
 			return -EFAULT;
-		data = (u8 *)skb_frag_address(&shinfo->frags[frag]) - end;
-		end += skb_frag_size(&shinfo->frags[frag++]);
 	}
-	return udp_crypto_pn_run_differs(&run) ? -EBADMSG : 0;
+out:
+	if (unlikely(others & 0x03))
+		return udp_crypto_check_each(tx, skb, payload, segs);
+	return differs >> shift ? -EBADMSG : 0;
 }
 
 /**
