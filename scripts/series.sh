@@ -383,9 +383,12 @@ build_side() {
         kernel_enabled_objects "$WORK/tree" "$WORK/$side/.config")
     ((!${#objects[@]})) || kernel_make "$WORK/tree" O="$WORK/$side" "${objects[@]}"
     [[ -z $FULL ]] || kernel_make "$WORK/tree" O="$WORK/$side" vmlinux modules
-    # Headers of the user interface must be whole by themselves.
-    find "$WORK/tree/include/uapi/linux" -name 'udp_crypto*.h' | while IFS= read -r header; do
-        gcc -fsyntax-only -std=c99 -Wall -Werror -I "$WORK/tree/include/uapi" -x c "$header"
+    # Headers of the user interface must be whole by themselves, beside those that the system has.
+    rm -rf "$WORK/uapi"
+    mkdir -p "$WORK/uapi/linux"
+    find "$WORK/tree/include/uapi/linux" -name 'udp_crypto*.h' -exec cp -t "$WORK/uapi/linux" {} +
+    find "$WORK/uapi/linux" -name '*.h' | while IFS= read -r header; do
+        gcc -fsyntax-only -std=c99 -Wall -Werror -I "$WORK/uapi" -x c "$header"
     done
     echo "side $side: ${#objects[@]} objects"
 } >"$2" 2>&1

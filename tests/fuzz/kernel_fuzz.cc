@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <regex>
@@ -688,9 +689,16 @@ extern "C" int LLVMFuzzerInitialize(int * /*argc*/, char *** /*argv*/) {
     using namespace quic_test;
     if (const char *folder = std::getenv("QUIC_FUZZ_SEEDS")) {
         unsigned n = 0;
-        for (const Bytes &seed : seeds())
-            write_file(std::string(folder) + "/seed-" + std::to_string(n++),
-                       std::string(seed.begin(), seed.end()));
+        for (const Bytes &seed : seeds()) {
+            std::ofstream out(std::string(folder) + "/seed-" + std::to_string(n++),
+                              std::ios::binary);
+            out.write(reinterpret_cast<const char *>(seed.data()),
+                      static_cast<std::streamsize>(seed.size()));
+            if (!out.flush()) {
+                std::fprintf(stderr, "cannot write seeds to %s\n", folder);
+                std::_Exit(2);
+            }
+        }
     }
     std::fprintf(stderr, "kernel coverage: %s\n",
                  Kcov::available() ? "KCOV" : "none (no KCOV): results of the calls only");
