@@ -172,11 +172,18 @@ class Program {
     static struct udp_quic_keys keys(Input &in);
     static Address address(Input &in);
     Bytes control(Input &in, bool &crypto);
+    // An index is never given out twice: what a program uses is what it, or one before, was given.
+    static void remember_sa(int fd, std::uint64_t cookie);
+    static std::uint32_t some_sa(Input &in);
 
+    static std::array<std::atomic<std::uint32_t>, 4> sas_;
+    static std::atomic<unsigned> next_sa_;
     static std::atomic<std::uint64_t> calls_;
     std::array<std::atomic<int>, kSlots> &slots_;
 };
 
+std::array<std::atomic<std::uint32_t>, 4> Program::sas_;
+std::atomic<unsigned> Program::next_sa_ = 0;
 std::atomic<std::uint64_t> Program::calls_ = 0;
 std::uint64_t calls_made() { return Program::calls(); }
 
@@ -190,6 +197,15 @@ struct udp_quic_keys Program::keys(Input &in) {
     }
     return out;
 }
+
+void Program::remember_sa(int fd, std::uint64_t cookie) {
+    struct udp_crypto_sa_info info {};
+    if (quic_test::get_sa(fd, cookie, &info) == 0)
+        sas_[next_sa_++ % sas_.size()] = info.sa;
+}
+
+// 0: the last one
+std::uint32_t Program::some_sa(Input &in) { return sas_[(next_sa_ - 1 - in.u8()) % sas_.size()]; }
 
 // Flips some bytes and changes the length, now and then.
 void damage(Input &in, Bytes &bytes) {
@@ -227,10 +243,13 @@ void Program::open_socket(Input &in) {
 void Program::set_state(Input &in) {
     const int fd = slot(in);
     const std::uint8_t how = in.u8();
+    std::uint64_t cookie = 0;
     Bytes bytes;
     if (how % 4 != 3) {
         struct udp_crypto_sa sa {};
-        sa.req = request(UDP_CRYPTO_OP_ADD_SA, in.u8() % 4, in.u8() % 8 == 0 ? in.u32() : how >> 6);
+        cookie = in.u8() % 4;
+        const std::uint32_t flags = in.u8() % 8 == 0 ? in.u32() : how >> 6;
+        sa.req = request(UDP_CRYPTO_OP_ADD_SA, cookie, flags);
         sa.packet_limit = how % 16 == 1 ? in.u8() : 0;
         sa.keys = keys(in);
         bytes = bytes_of(sa);
@@ -238,9 +257,12 @@ void Program::set_state(Input &in) {
         bytes = bytes_of(request(UDP_CRYPTO_OP_DEL_SA, in.u8() % 4));
     }
     damage(in, bytes);
-    note(2,
-         ::setsockopt(fd, SOL_UDP, UDP_CRYPTO_STATE, how == 0xff ? nullptr : scene().at_edge(bytes),
-                      static_cast<socklen_t>(how == 0xfe ? ~in.u32() : bytes.size())));
+    const long result =
+        note(2, ::setsockopt(fd, SOL_UDP, UDP_CRYPTO_STATE,
+                             how == 0xff ? nullptr : scene().at_edge(bytes),
+                             static_cast<socklen_t>(how == 0xfe ? ~in.u32() : bytes.size())));
+    if (result == 0 && how % 4 != 3)
+        remember_sa(fd, cookie);
 }
 
 void Program::get_state(Input &in) {
@@ -340,7 +362,7 @@ Bytes Program::control(Input &in, bool &crypto) {
             struct udp_quic_crypto c {};
             const std::uint8_t how = in.u8();
             c.pn = how < 128 ? 0 : how < 250 ? in.u16() : in.u64();
-            c.sa = how % 2 == 0 ? in.u8() : in.u8() % 16 == 0 ? in.u32() : 1 + in.u8() % 8;
+            c.sa = how < 230 ? some_sa(in) : how < 240 ? in.u8() : in.u32();
             c.pn_offset = static_cast<std::uint16_t>(how < 240 ? kShape.pn_offset() : in.u16());
             c.flags = static_cast<std::uint16_t>(how < 245 ? how & 1 : in.u16());
             Bytes bytes = bytes_of(c);
@@ -413,9 +435,11 @@ Bytes Program::control(Input &in, bool &crypto) {
         }
     }
     Bytes bytes = out.bytes();
-    if (in.u8() >= 250 && !bytes.empty())
+    if (in.u8() >= 250 && !bytes.empty()) {
         bytes[in.below(static_cast<std::uint32_t>(std::min<std::size_t>(bytes.size(), 24)))] =
             in.u8();
+        crypto = false; // it may ask for something else now, or for nothing
+    }
     return bytes;
 }
 
@@ -667,16 +691,20 @@ void run_input(Input in) {
 // Programs that reach the main paths at once.
 std::vector<Bytes> seeds() {
     std::vector<Bytes> all;
-    for (std::uint8_t socket : {0, 1})
-        for (std::uint8_t to : {0, 1, 2, 3, 5, 9})
-            for (std::uint8_t cipher = 0; cipher < 4; ++cipher) {
-                // An SA, then a batch through it, then the keys inline, then the SA is shown.
-                Bytes s{3, socket, 4, 0, 1, cipher, 0};
-                s.insert(s.end(), {31, socket, 0, 2, 0, 1, 0, 0, 4, 0, 0, 2, 0, to, 0});
-                s.insert(s.end(), {31, socket, 0, 1, 3, 0, cipher, 0, 0, 1, 0, to, 0});
-                s.insert(s.end(), {8, socket, 1, 0, 0});
-                all.push_back(std::move(s));
-            }
+    constexpr std::array<std::array<std::uint8_t, 2>, 8> kWays{
+        {{0, 0}, {0, 2}, {0, 6}, {0, 9}, {1, 1}, {1, 3}, {1, 4}, {1, 7}}};
+    for (const auto &[socket, to] : kWays)
+        for (std::uint8_t cipher = 0; cipher < 4; ++cipher) {
+            Bytes s{10, socket, 6, 1};                                         // SO_ZEROCOPY
+            s.insert(s.end(), {3, socket, 4, 0, 1, cipher, 0});                // an SA
+            s.insert(s.end(), {31, socket, 0, 1, 0, 0, 0, 0, 0, 1, 0, to, 0}); // a packet
+            // a batch; one with tag room from the caller's pages; keys in the message; what it was
+            s.insert(s.end(), {31, socket, 0, 2, 0, 0, 0, 0, 4, 0, 0, 3, 0, to, 0});
+            s.insert(s.end(), {31, socket, 1, 2, 0, 1, 0, 0, 4, 0, 0, 3, 0, to, 7});
+            s.insert(s.end(), {31, socket, 0, 1, 3, 0, cipher, 0, 0, 1, 0, to, 0});
+            s.insert(s.end(), {8, socket, 1, 0, 0});
+            all.push_back(std::move(s));
+        }
     all.push_back({15, 0, 0, 0, 2});                            // netlink: sa-add
     all.push_back({15, 129, 0, 3, 15, 129, 0, 4, 15, 1, 0, 6}); // dumps, statistics
     return all;
