@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#include "../netlink/raw_netlink.h"
+#include "raw_netlink.h"
 #include "world.h"
 
 #ifndef SO_ZEROCOPY

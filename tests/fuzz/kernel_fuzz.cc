@@ -31,8 +31,8 @@
 #include <sys/wait.h>
 
 #include "../../sim/fuzz/input.h"
-#include "../netlink/raw_netlink.h"
 #include "kcov.h"
+#include "raw_netlink.h"
 #include "world.h"
 
 namespace quic_test {

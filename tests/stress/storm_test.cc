@@ -18,17 +18,10 @@
 #include <memory>
 #include <random>
 #include <sstream>
-#include <unordered_map>
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
-#include "world.h"
-
-#ifndef SO_ZEROCOPY
-#define SO_ZEROCOPY 60
-#endif
+#include "stream.h"
 
 namespace quic_test {
 namespace {
@@ -37,169 +30,6 @@ std::uint64_t setting(const char *name, std::uint64_t otherwise) {
     const char *text = std::getenv(name);
     return text != nullptr ? std::stoull(text) : otherwise;
 }
-
-constexpr PacketShape kShape{.cid_length = 4, .pn_length = 4};
-constexpr std::array<std::size_t, 5> kSizes{24, 100, 600, 1184, 1300};
-constexpr std::uint64_t kNumbersOfGeneration = 1ULL << 24;
-
-// A packet's content follows from its number: whoever receives it knows what it must be.
-Bytes packet_of(std::uint64_t pn, std::size_t size) { return make_packet(kShape, pn, size); }
-
-// One sender, one receiver, and all keys that the sender ever had. Generation g uses the packet
-// numbers from g * kNumbersOfGeneration on.
-class Stream {
-  public:
-    Stream(World &world, unsigned id, std::mt19937_64 &random)
-        : world_(world), id_(id), random_(random) {
-        world.b.run([&] {
-            receiver_ = udp_socket(AF_INET6);
-            set_option(receiver_.get(), SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20);
-            bind_to(receiver_.get(), Address::v6("::", 0));
-            port_ = Address::of_socket(receiver_.get()).port();
-        });
-        open();
-    }
-
-    void open() {
-        world_.a.run([&] {
-            socket_ = udp_socket(AF_INET6);
-            set_option(socket_.get(), SOL_SOCKET, SO_SNDBUFFORCE, 32 << 20);
-            set_option(socket_.get(), SOL_SOCKET, SO_ZEROCOPY, 1);
-        });
-        next_generation();
-    }
-    void close() { socket_.reset(); }
-
-    // New keys, as a key update has them; the old SA stays until somebody deletes it.
-    void next_generation() {
-        keys_.push_back(keys_of_seed(kAllCiphers[random_() % 4], id_ << 20 | keys_.size()));
-        const std::uint64_t cookie = keys_.size() - 1;
-        const bool guard = random_() % 2 == 0;
-        sa_ = add_sa_index(socket_.get(), cookie, keys_.back(),
-                           guard ? UDP_CRYPTO_SA_F_GUARD_PN : 0U);
-        next_pn_ = cookie * kNumbersOfGeneration + random_() % 1000;
-    }
-    void delete_sa() {
-        if (del_sa(socket_.get(), keys_.size() - 1) == 0)
-            next_generation();
-    }
-
-    // One send of @most packets or fewer, form and size at random. Packets that were taken.
-    unsigned send_some(unsigned most) {
-        const bool tag_room = random_() % 2 == 0;
-        const bool inline_keys = random_() % 4 == 0;
-        const bool zerocopy = tag_room && random_() % 3 == 0;
-        const unsigned count = 1 + static_cast<unsigned>(random_() % most);
-        const std::size_t size = kSizes[random_() % kSizes.size()];
-        std::vector<Bytes> packets;
-        for (unsigned i = 0; i < count; ++i)
-            packets.push_back(packet_of(next_pn_ + i, size));
-        data_.push_back(tag_room ? join_with_tag_room(packets) : join_packets(packets));
-        const std::uint16_t flags = tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0;
-        Control control;
-        if (inline_keys)
-            control.quic_inline(next_pn_, keys_.back(), kShape.pn_offset(), flags);
-        else
-            control.quic(next_pn_, sa_, kShape.pn_offset(), flags);
-        if (count > 1)
-            control.gso_size(static_cast<std::uint16_t>(size + UDP_QUIC_TAG_LEN));
-        const Address to =
-            random_() % 2 == 0 ? Address::v6("fd02::1", port_) : Address::mapped("10.2.0.1", port_);
-        const ssize_t result =
-            send(socket_.get(), data_.back(), control, &to, zerocopy ? MSG_ZEROCOPY : 0);
-        const std::uint64_t first = next_pn_;
-        next_pn_ += count; // a number that was refused is not used again, either
-        if (result < 0) {
-            ++refusals[static_cast<int>(-result)];
-            data_.pop_back();
-            return 0;
-        }
-        EXPECT_EQ(result, static_cast<ssize_t>(data_.back().size()));
-        if (!zerocopy)
-            data_.pop_back();
-        for (unsigned i = 0; i < count; ++i)
-            sent_.emplace(first + i, Sent{size, 0});
-        return count;
-    }
-
-    // Takes what has arrived; how many.
-    unsigned drain() {
-        unsigned n = 0;
-        while (const auto wire = receive(receiver_.get(), std::chrono::milliseconds(0))) {
-            ++n;
-            judge(*wire);
-        }
-        return n;
-    }
-
-    // Ends a spell: what has not arrived is lost. How many packets.
-    std::uint64_t settle_books() {
-        std::uint64_t lost = 0;
-        for (const auto &[pn, one] : sent_)
-            lost += one.digest == 0;
-        arrived += sent_.size() - lost;
-        sent_.clear();
-        while (zerocopy_completion(socket_.get(), std::chrono::milliseconds(0))) {
-        }
-        data_.clear(); // queues are empty, so nobody reads these pages any more
-        return lost;
-    }
-
-    std::uint64_t arrived = 0;
-    std::uint64_t duplicates = 0;
-    std::uint64_t wrong = 0;
-    std::uint64_t plaintext = 0;
-    std::uint64_t nonces_reused = 0;
-    std::map<int, unsigned> refusals;
-
-  private:
-    struct Sent {
-        std::size_t size = 0;
-        std::uint64_t digest = 0; // of the ciphertext; 0: has not arrived
-    };
-
-    void judge(const Bytes &wire) {
-        if (contains_plaintext(wire)) {
-            ++plaintext;
-            return;
-        }
-        for (std::size_t g = keys_.size(); g-- > 0;) {
-            const auto opened =
-                unprotect(keys_[g], wire, kShape.pn_offset(),
-                          g == keys_.size() - 1 ? next_pn_ : (g + 1) * kNumbersOfGeneration - 1);
-            if (!opened)
-                continue;
-            const auto sent = sent_.find(opened->pn);
-            if (sent == sent_.end() || opened->packet != packet_of(opened->pn, sent->second.size)) {
-                ++wrong;
-                return;
-            }
-            const std::uint64_t digest =
-                std::hash<std::string_view>{}(
-                    {reinterpret_cast<const char *>(wire.data()), wire.size()}) |
-                1;
-            if (sent->second.digest != 0) {
-                ++duplicates;
-                nonces_reused += sent->second.digest != digest;
-            }
-            sent->second.digest = digest;
-            return;
-        }
-        ++wrong;
-    }
-
-    World &world_;
-    unsigned id_;
-    std::mt19937_64 &random_;
-    UniqueFd socket_;
-    UniqueFd receiver_;
-    std::uint16_t port_ = 0;
-    std::vector<PacketKeys> keys_;
-    std::uint32_t sa_ = 0;
-    std::uint64_t next_pn_ = 0;
-    std::unordered_map<std::uint64_t, Sent> sent_;
-    std::vector<Bytes> data_; // of zero-copy sends, until the spell ends
-};
 
 // Packets of the storm that anything in the kernel has freed unsent, by why: the tracepoint
 // kfree_skb.
@@ -236,54 +66,6 @@ class Freed {
   private:
     static inline const std::string kTracing = "/sys/kernel/tracing/";
 };
-
-// Everything that loses packets on purpose or by accident and says so.
-std::map<std::string, std::uint64_t> counters(const World &world) {
-    std::map<std::string, std::uint64_t> out;
-    for (const auto &[ns, host] : {std::pair{&world.a, "a"}, std::pair{&world.b, "b"}}) {
-        const InNamespace inside(*ns);
-        for (const auto &[name, value] : Statistics::read().all())
-            if (name.starts_with("Drop"))
-                out[std::string(host) + "." + name] = value;
-        std::istringstream snmp(
-            command("nstat -asz IpOutDiscards IpInDiscards IpOutNoRoutes "
-                    "Ip6OutDiscards Ip6InDiscards Ip6OutNoRoutes UdpRcvbufErrors "
-                    "Udp6RcvbufErrors UdpInErrors Udp6InErrors 2>/dev/null; true"));
-        std::string name;
-        std::uint64_t value = 0;
-        double rate = 0;
-        std::string line;
-        while (std::getline(snmp, line)) {
-            std::istringstream fields(line);
-            if (!line.starts_with('#') && fields >> name >> value >> rate)
-                out[std::string(host) + "." + name] = value;
-        }
-        std::istringstream qdiscs(
-            command("tc -s qdisc show | sed -n 's/.*(dropped \\([0-9]*\\),.*/\\1/p'"));
-        while (qdiscs >> value)
-            out[std::string(host) + ".qdisc"] += value;
-        std::istringstream devices(command(
-            "for d in /sys/class/net/v*; do echo ${d##*/}.tx $(cat $d/statistics/tx_dropped) "
-            "${d##*/}.rx $(cat $d/statistics/rx_dropped); done"));
-        while (devices >> name >> value)
-            out[std::string(host) + "." + name] = value;
-    }
-    return out;
-}
-
-std::uint64_t grown(const std::map<std::string, std::uint64_t> &before,
-                    const std::map<std::string, std::uint64_t> &after, std::string &which) {
-    std::uint64_t sum = 0;
-    for (const auto &[name, value] : after) {
-        const auto old = before.find(name);
-        const std::uint64_t base = old == before.end() || old->second > value ? 0 : old->second;
-        if (value > base) {
-            sum += value - base;
-            which += " " + name + "+" + std::to_string(value - base);
-        }
-    }
-    return sum;
-}
 
 class Storm : public testing::TestWithParam<Wire> {};
 INSTANTIATE_TEST_SUITE_P(Wires, Storm,
@@ -360,7 +142,7 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
     unsigned spells = 0;
     for (; taken < wanted; ++spells) {
         const auto spell = static_cast<Spell>(random() % (simulated ? 8 : 7));
-        const auto before = counters(world);
+        const auto before = loss_counters(world);
         freed.take();
         // A queue that drops counts a batch as one: there, and where devices take packets with
         // them, packets are sent one by one.
@@ -438,7 +220,7 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
             idle = n == 0 && !queued ? idle + 1 : 0;
             return idle >= 4;
         });
-        const auto after = counters(world);
+        const auto after = loss_counters(world);
         const auto reasons = freed.take();
         std::uint64_t lost = 0;
         for (auto &stream : streams)

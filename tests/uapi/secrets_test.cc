@@ -14,8 +14,8 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
-#include "../netlink/raw_netlink.h"
 #include "loopback.h"
+#include "raw_netlink.h"
 
 namespace quic_test {
 namespace {
