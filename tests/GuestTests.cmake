@@ -153,6 +153,14 @@ add_guest_test(NAME stress.storm.debug COMMAND storm_test KERNEL debug TIMEOUT 3
 # Each allocation and each copy from user space on the way fails once.
 add_guest_test(NAME fault COMMAND fault_test KERNEL debug TIMEOUT 3000 LABELS fault long)
 
+# Whether anything grows, and whether that would be noticed. ./run soak is the long one.
+if(TARGET soak)
+  add_test(NAME soak.short COMMAND ${CMAKE_SOURCE_DIR}/run soak --no-build --name soak-short --kernel release --seconds 80 --spell 10)
+  add_test(NAME soak.finds-leak COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/soak/finds-leak)
+  set_tests_properties(soak.short soak.finds-leak PROPERTIES LABELS "guest;release;soak;long" TIMEOUT 1500
+                       PROCESSORS 2)
+endif()
+
 # --- the kernel's own selftests -------------------------------------------------------------------
 foreach(case udpgso udpgso_bench cmsg_so_mark cmsg_time cmsg_ipv6 msg_zerocopy tls)
   add_test(NAME selftests.${case} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/selftests/compare ${case})
