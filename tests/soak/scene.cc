@@ -41,6 +41,12 @@ class Player {
   public:
     Player(const Scene &scene, const Report &report)
         : scene_(scene), report_(report), where_(name(scene.wire)), random_(scene.seed) {}
+    ~Player() {
+        if (!made_)
+            --*scene_.unmade; // the others need not wait
+    }
+    Player(const Player &) = delete;
+    Player &operator=(const Player &) = delete;
     void play();
 
   private:
@@ -56,6 +62,7 @@ class Player {
             }
         });
     }
+    void wait_for_others();
     void make_ways(bool again);
     void drive(Stream &stream, std::uint64_t seed);
     void listen();
@@ -70,6 +77,7 @@ class Player {
     const std::string where_;
     std::mt19937_64 random_;
     Clock::time_point end_;
+    bool made_ = false;
     std::unique_ptr<World> world_;
     std::vector<std::unique_ptr<std::mt19937_64>> randoms_;
     std::vector<std::unique_ptr<Stream>> streams_;
@@ -78,6 +86,12 @@ class Player {
     std::map<std::string, std::uint64_t> device_before_;
     std::map<std::string, std::uint64_t> losses_before_;
 };
+
+// All scenes of a spell play at the same time.
+void Player::wait_for_others() {
+    eventually([&] { return *scene_.unmade == 0; }, std::chrono::minutes(10));
+    end_ = Clock::now() + scene_.length;
+}
 
 // The addresses that streams go to. Neighbours are known: one that has to be asked drops what
 // exceeds its queue.
@@ -321,13 +335,11 @@ void Player::play() {
         });
     }
     losses_before_ = loss_counters(*world_);
-    --*scene_.unmade;
-    eventually([&] { return *scene_.unmade == 0; }, std::chrono::minutes(3));
-    end_ = Clock::now() + scene_.length;
 
     const pid_t keeper = ::fork();
     if (keeper == 0) {
         try {
+            wait_for_others();
             let_processes_die();
         } catch (const std::exception &error) {
             report_.failure(where_, std::string("keeper: ") + error.what());
@@ -339,6 +351,9 @@ void Player::play() {
         randoms_.push_back(std::make_unique<std::mt19937_64>(random_()));
         streams_.push_back(std::make_unique<Stream>(*world_, i, *randoms_.back(), true));
     }
+    --*scene_.unmade;
+    made_ = true;
+    wait_for_others();
     for (auto &stream : streams_)
         start("sender", [this, one = stream.get(), seed = random_()] { drive(*one, seed); });
     if (scene_.listen)
