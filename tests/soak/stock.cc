@@ -131,7 +131,7 @@ void add_memory(Stock &stock) {
 
 void add_caches(Stock &stock) {
     for (const std::string &cache : caches()) {
-        const std::int64_t count = number_of(cache, "objects");
+        const std::int64_t count = objects(cache);
         const std::int64_t size = number_of(cache, "slab_size");
         if (kZeroCaches.contains(cache))
             add(stock, "slab " + cache, Rule::kZero, 0, "objects", count);

@@ -4,7 +4,6 @@
 // processes, files, sockets, namespaces, and what the device under test holds.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
