@@ -40,7 +40,7 @@ struct ConnectxState {
     NICConf conf;
     QEMUBH *bh;
     QEMUTimer *timer;
-    bool in_doorbell; /* a register write is under way that does the work itself */
+    bool in_doorbell; /* a register write is under way that does its work itself */
     bool work_due;    /* asked for in there */
     struct connectx_device *dev;
 
@@ -205,27 +205,33 @@ static uint64_t connectx_mmio_ops_read(void *opaque, hwaddr addr, unsigned size)
 }
 
 /*
- * With a clock that counts instructions (-icount) what the guest sees must not depend on when the
- * main loop's thread gets a processor: the adapter does its work within the write that asks for it,
- * in no guest time. Otherwise it works beside the guest, as a real one does.
+ * The adapter does its work within the write that asks for it, a budget's worth; the main loop does what
+ * is left. Handing it all to the main loop's thread would cost more than most of it: an eventfd, and the
+ * big lock twice, for every doorbell. With a clock that counts instructions (-icount) nothing is left: what
+ * the guest sees must not depend on when that thread gets a processor.
  */
 static void connectx_mmio_ops_write(void *opaque, hwaddr addr, uint64_t value, unsigned size)
 {
     ConnectxState *s = opaque;
 
     value = cpu_to_le64(value);
-    if (!icount_enabled() || s->in_doorbell) {
+    if (s->in_doorbell) {
         connectx_mmio_write(s->dev, addr, &value, size);
         return;
     }
     s->in_doorbell = true;
     s->work_due = false;
     connectx_mmio_write(s->dev, addr, &value, size);
-    while (s->work_due) {
-        s->work_due = false;
-        connectx_run(s->dev);
+    if (s->work_due) {
+        do {
+            s->work_due = false;
+            connectx_run(s->dev);
+        } while (s->work_due && icount_enabled());
     }
     s->in_doorbell = false;
+    if (s->work_due) {
+        qemu_bh_schedule(s->bh);
+    }
 }
 
 static const MemoryRegionOps connectx_mmio_ops = {
