@@ -66,7 +66,7 @@ kernel_fragments() {
     [[ $1 != release && $1 != vanilla ]] || printf '%s\n' "$ROOT/kernel/config/release.config"
     [[ $1 = vanilla ]] || printf '%s\n' "$ROOT/kernel/config/offload.config"
     [[ $1 != debug && $1 != fuzz ]] || printf '%s\n' "$ROOT/kernel/config/debug.config"
-    [[ $1 != fuzz && $1 != kcsan ]] || printf '%s\n' "$ROOT/kernel/config/$1.config"
+    [[ $1 != kcsan ]] || printf '%s\n' "$ROOT/kernel/config/kcsan.config"
 }
 
 # Prints the variables that make gets for a variant.

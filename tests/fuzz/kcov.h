@@ -23,7 +23,6 @@ class Kcov {
     Kcov(const Kcov &) = delete;
     Kcov &operator=(const Kcov &) = delete;
 
-    static bool available();
     // Counts what was run through since the last call.
     void collect();
 

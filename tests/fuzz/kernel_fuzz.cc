@@ -728,8 +728,6 @@ extern "C" int LLVMFuzzerInitialize(int * /*argc*/, char *** /*argv*/) {
             }
         }
     }
-    std::fprintf(stderr, "kernel coverage: %s\n",
-                 Kcov::available() ? "KCOV" : "none (no KCOV): results of the calls only");
     try {
         write_file("/proc/sys/net/core/fb_tunnels_only_for_init_net", "2");
         write_file("/proc/sys/kernel/printk_ratelimit", "0");
