@@ -28,13 +28,17 @@ def medians:
       value: {packets_per_second: .packets, bits_per_second: .bits}}]
   | reduce .[] as $run ({}; setpath($run.path[0:2]; $run.value));
 
-# One host and two, each in a thread of its own: "cores/BYTES/real_time/threads:N".
+# One host and two, each in a thread of its own: "cores/BYTES/real_time/threads:N"; likewise the library alone,
+# which tells what the machine gives. More than twice one: the machine had other work during the one and not the other.
 def cores:
-  [.benchmarks[]? | select(.aggregate_name == "median" and (.run_name | startswith("cores/")))] as $runs
-  | def rate($threads): first($runs[] | select(.run_name | endswith("threads:\($threads)")) | .packets) // null;
-    if rate(1) == null or rate(2) == null then null
-    else {packets_per_second_one: rate(1), packets_per_second_two: rate(2), # More than twice one: the machine had other work during the one and not the other.
-      ratio: (rate(2) / rate(1) | if . > 2.05 then null else . end)} end;
+  [.benchmarks[]? | select(.aggregate_name == "median" and (.run_name | test("^(library_)?cores/")))] as $runs
+  | def rate($name; $threads): first($runs[]
+      | select((.run_name | startswith("\($name)/")) and (.run_name | endswith("threads:\($threads)"))) | .packets) // null;
+    def ratio($name): if rate($name; 1) == null or rate($name; 2) == null then null
+      else rate($name; 2) / rate($name; 1) | if . > 2.05 then null else . end end;
+    if rate("cores"; 1) == null or rate("cores"; 2) == null then null
+    else {packets_per_second_one: rate("cores"; 1), packets_per_second_two: rate("cores"; 2),
+      ratio: ratio("cores"), ratio_library: ratio("library_cores")} end;
 
 def model($all):
   reduce ($all | to_entries[] | select(.key | startswith("model_"))) as $way ({};

@@ -27,7 +27,10 @@ def places($n): . * pow(10; $n) | round / pow(10; $n);
   | "  " + ($way | pad(26)) + (.key | lpad(5)) + " bytes: " + (.value.packets_per_second / 1e6 | places(3) | lpad(8)) +
     " M packets/s " + (.value.bits_per_second / 1e9 | places(2) | lpad(8)) + " Gbit/s" +
     (if .value.share then " " + (.value.share * 100 | places(1) | tostring) + " % of IPsec-MB" else "" end)) else empty end),
-(if .model_cores.ratio then "model, two hosts on two processors: \(.model_cores.ratio | places(2)) times one" else empty end),
+(if .model_cores.ratio then "model, two hosts on two processors: \(.model_cores.ratio | places(2)) times one" +
+  (if .model_cores.ratio_library then "; IPsec-MB alone: \(.model_cores.ratio_library | places(2))" else "" end) else empty end),
+(if .threads then "two threads: \(.threads.ratio | places(2)) times one on one socket and SA, \(.threads.ratio_apart | places(2)) on two; " +
+  "\(.threads.ratio_machine | places(2)) in user space without the kernel" else empty end),
 (if .dpdk then "model onto a DPDK port: \(.dpdk.packets) packets, \(.dpdk.lost) lost, \(.dpdk.reordered) reordered, " +
   "\(.dpdk.duplicated) duplicated, \(.dpdk.corrupted) corrupted, \(.dpdk.packets_per_second / 1e6 | places(3)) M packets/s" else empty end),
 (if .forwarding.rates then "", "forwarding in a guest, \(.forwarding.window) frames under way; k packets/s, and per second of QEMU's processor time",

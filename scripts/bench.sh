@@ -64,14 +64,17 @@ while (($#)); do
     shift 2
 done
 
-results=$BUILD/bench
-mkdir -p "$results" "$plots"
-
 wants() {
     ((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $1 "* ]]
 }
+[[ -z $baseline ]] || wants sender || die '--baseline is of the part sender, which --only leaves out'
 
-# measure PART COMMAND...: its standard output is the part's JSON.
+results=$BUILD/bench
+mkdir -p "$results" "$plots"
+
+# measure PART COMMAND...: its standard output is the part's JSON. What earlier runs left is not reported: it may be
+# of another kernel.
+parts=()
 measure() {
     local part=$1
     shift
@@ -80,6 +83,7 @@ measure() {
     /usr/bin/jq --arg command "$(for word in "$@"; do printf '%s ' "${word//"$ROOT"\//}"; done)" \
         '{command: $command, result: .}' "$results/$part.json.tmp" >"$results/$part.json"
     rm -f "$results/$part.json.tmp"
+    parts+=("$results/$part.json")
 }
 
 # guest PART VM-OPTION... -- PROGRAM ARGUMENT...
@@ -159,11 +163,6 @@ if wants dpdk; then
     measure dpdk "$BUILD/cmake/sim/dpdk/sim-dpdk" --packets "$packets" --json
 fi
 
-parts=()
-for part in sender scale-sas scale-sockets scale-memory scale-rates scale-full threads model forwarding forwarding-cost dpdk; do
-    [[ ! -f $results/$part.json ]] || parts+=("$results/$part.json")
-done
-((${#parts[@]})) || die 'nothing was measured'
 # shellcheck disable=SC2016 # jq's variables
 /usr/bin/jq -n '[inputs | {(input_filename | sub(".*/"; "") | sub("\\.json$"; "")): .}] | add' "${parts[@]}" |
     /usr/bin/jq -f "$ROOT/scripts/bench-report.jq" >"$results/all.json"
@@ -172,7 +171,7 @@ if [[ -n $baseline ]]; then
     /usr/bin/jq -S '.sender | map_values(map_values(map_values(.instructions_per_send)))' "$results/all.json" \
         >"$ROOT/tests/bench/baseline.json"
 fi
-if [[ -f $results/sender.json ]]; then
+if wants sender; then
     "$ROOT/scripts/bench-plot.sh" "$results/all.json" "$plots"
 fi
 
