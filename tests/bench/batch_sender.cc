@@ -20,6 +20,11 @@
 #endif
 
 namespace quic_bench {
+namespace {
+
+constexpr std::uint64_t kConfidentialityLimit = 1ULL << 23; // of AES-GCM: RFC 9001, section 6.6
+
+} // namespace
 
 BufferRing::BufferRing() {
     constexpr std::size_t kSize = kBuffers * kBufferSize;
@@ -65,7 +70,10 @@ BatchSender::BatchSender(const Way &way, const quic_test::Address &to, unsigned 
         user_ = std::make_unique<UserProtection>(keys);
         break;
     case Protection::kIndex:
-        crypto.crypto.sa = quic_test::add_sa_index(fd(), kCookie, keys);
+        crypto.crypto.sa =
+            way.guarded ? quic_test::add_sa_index(fd(), kCookie, keys, UDP_CRYPTO_SA_F_GUARD_PN,
+                                                  kConfidentialityLimit)
+                        : quic_test::add_sa_index(fd(), kCookie, keys);
         add_control(UDP_QUIC_CRYPTO, &crypto.crypto, sizeof(crypto.crypto));
         break;
     case Protection::kInline:

@@ -35,6 +35,7 @@ struct Way {
     quic_test::Cipher cipher = quic_test::Cipher::kAes128Gcm;
     bool zerocopy = false; // MSG_ZEROCOPY, and with an SA UDP_QUIC_CRYPTO_F_TAG_ROOM
     bool offload = true;   // the device's feature is on
+    bool guarded = false;  // UDP_CRYPTO_SA_F_GUARD_PN, and a packet limit
 };
 
 // Whole-page buffers in turn, locked in memory and made of small pages, as a sender has that keeps

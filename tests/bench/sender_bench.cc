@@ -49,6 +49,7 @@ constexpr Way kWays[] = {
      .cipher = Cipher::kChaCha20Poly1305,
      .zerocopy = true},
     {.name = "index", .protection = Protection::kIndex},
+    {.name = "index_guarded", .protection = Protection::kIndex, .guarded = true},
     {.name = "inline", .protection = Protection::kInline},
     {.name = "index_zerocopy", .protection = Protection::kIndex, .zerocopy = true},
     {.name = "software_aes_128_gcm", .protection = Protection::kIndex, .offload = false},
