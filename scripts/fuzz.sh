@@ -7,8 +7,8 @@
 
 usage() {
     cat <<'END'
-usage: ./run fuzz model  [--seconds N] [--target T]... [FILE]...
-       ./run fuzz kernel [--seconds N] [--kernel K] [FILE]...
+usage: ./run fuzz model  [--seconds N] [--target T]... [--keep] [FILE]...
+       ./run fuzz kernel [--seconds N] [--kernel K] [--keep] [FILE]...
 
   model   libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer on the ConnectX model. Targets:
           commands, wqes, steering, frames, image (a whole guest's memory and registers), crypto (the QUIC
@@ -19,16 +19,19 @@ usage: ./run fuzz model  [--seconds N] [--target T]... [FILE]...
   --seconds N  how long, for all targets together (default 60); 0: only what is in the corpora
   --target T   only this target of the model; may be given more than once
   --kernel K   fuzz (default): KASAN, lockdep, UBSAN and KCOV, which guides the fuzzer; debug, release: no
-               KCOV, the results of the calls guide it
+               coverage, the results of the calls guide it
+  --keep       afterwards: the fewest inputs that reach all that the corpus reaches become those that the
+               repository keeps (sim/fuzz/corpus/TARGET.hex, tests/fuzz/corpus.hex)
   FILE         inputs to run, and no others
 
-Corpora are kept in build/fuzz/corpus/TARGET, crashes in build/fuzz/crash-*; logs: build/log/fuzz-*.log.
+Corpora are kept in build/fuzz/corpus/TARGET, crashes in build/fuzz/crash-*; logs: build/log/fuzz-*.log. The kernel
+fuzz also tells how much of our new files was reached.
 Exit status: 1 when anything was found.
 END
 }
 
 FUZZ=$BUILD/fuzz
-seconds=60 kernel=fuzz targets=() files=()
+seconds=60 kernel=fuzz keep='' targets=() files=()
 (($#)) || { usage >&2; exit 2; }
 what=$1
 shift
@@ -49,11 +52,13 @@ while (($#)); do
     --seconds) need "$@"; seconds=$2; shift ;;
     --target) need "$@"; targets+=("$2"); shift ;;
     --kernel) need "$@"; kernel=$2; shift ;;
+    --keep) keep=1 ;;
     -*) die "unknown option $1 (./run fuzz --help)" ;;
     *) [[ -f $1 ]] || die "$1: no such file"; files+=("$(realpath "$1")") ;;
     esac
     shift
 done
+[[ -z $keep ]] || ((${#files[@]} == 0)) || die '--keep goes with a corpus, not with FILE'
 [[ $seconds =~ ^[0-9]+$ ]] || die "--seconds $seconds: not a number of seconds"
 
 packages_ensure
@@ -82,6 +87,25 @@ unpack_corpus() {
     done <"$list"
 }
 
+# pack_corpus FOLDER LIST WHAT
+pack_corpus() {
+    local folder=$1 list=$2 what=$3 file
+    {
+        printf '# SPDX-License-Identifier: GPL-2.0\n# %s; ./run fuzz --keep writes this\n' "$what"
+        for file in "$folder"/*; do
+            xxd -p -c 0 "$file"
+        done | LC_ALL=C sort
+    } >"$list"
+    say "$(show_path "$list"): $(($(wc -l <"$list") - 2)) inputs"
+}
+
+# fewest_folder NAME prints an empty folder for what --keep selects.
+fewest_folder() {
+    rm -rf "$FUZZ/fewest/$1"
+    mkdir -p "$FUZZ/fewest/$1"
+    printf '%s' "$FUZZ/fewest/$1"
+}
+
 # summary LOG: what libFuzzer says at its end, in one line.
 summary() {
     awk -F': +' '/^stat::number_of_executed_units/{runs = $2} /^stat::average_exec_per_sec/{rate = $2}
@@ -91,6 +115,14 @@ summary() {
 }
 
 # --- the model -----------------------------------------------------------------------------------
+
+keep_model() {
+    local program=$1 target=$2 fewest
+    fewest=$(fewest_folder "$target")
+    "$program" -set_cover_merge=1 -max_len=4096 "$fewest" "$FUZZ/corpus/$target" >"$LOGS/fuzz-$target-keep.log" 2>&1
+    mkdir -p "$ROOT/sim/fuzz/corpus"
+    pack_corpus "$fewest" "$ROOT/sim/fuzz/corpus/$target.hex" "Inputs of fuzz-$target"
+}
 
 fuzz_model() {
     local all=(commands wqes steering frames image crypto) target build=$FUZZ/model each status=0 log corpus
@@ -118,6 +150,7 @@ fuzz_model() {
         fi
         if "$build/fuzz/fuzz-$target" "${arguments[@]}" >"$log" 2>&1; then
             say "[$target] $(summary "$log")"
+            [[ -z $keep ]] || keep_model "$build/fuzz/fuzz-$target" "$target"
         else
             status=1
             say "[$target] FOUND: $(grep -aE 'ERROR|runtime error|does not hold|Failure|SUMMARY' "$log" | head -n 1)"
@@ -129,26 +162,51 @@ fuzz_model() {
 
 # --- the kernel ----------------------------------------------------------------------------------
 
+# fuzz_guest LOG TIMEOUT ARGUMENT... runs the fuzzer in a guest.
+fuzz_guest() {
+    local log=$1 timeout=$2
+    shift 2
+    rm -f "$FUZZ/covered"
+    "$ROOT/run" vm --kernel "$kernel" --nic none --cpus 2 --memory 2048 --timeout "$timeout" \
+        --env "QUIC_FUZZ_SEEDS=$FUZZ/corpus/kernel" --env "QUIC_FUZZ_LAST=$FUZZ/last-kernel-input" \
+        --env "QUIC_FUZZ_COVERED=$FUZZ/covered" --log "$LOGS/fuzz-kernel-guest.log" -- \
+        "$FUZZ/kernel/kernel-fuzz" -artifact_prefix="$FUZZ/crash-kernel-" -timeout=120 -rss_limit_mb=0 \
+        -print_final_stats=1 -detect_leaks=0 "$@" >"$log" 2>&1
+}
+
+# How many of the places that KCOV reports were reached, for each of our new files.
+kernel_coverage() {
+    local link=$BUILD/kernel/$kernel
+    [[ -s $link/coverage-sites && -s $FUZZ/covered ]] || return 0
+    { grep -v ' __pfx_' "$link/System.map"; sed 's/$/ -/' "$FUZZ/covered"; } | LC_ALL=C sort -k 1,1 -s |
+        awk -v sites="$link/coverage-sites" '
+            BEGIN {
+                while ((getline line < sites) > 0) { split(line, f); file[f[2]] = f[1]; total[f[1]] += f[3] }
+            }
+            $2 == "-" { if (name in file) reached[file[name]]++; next }
+            { name = $3 }
+            END { for (f in total) printf "%s: %d of %d places, %d %%\n", f, reached[f], total[f], 100 * reached[f] / total[f] }' |
+        LC_ALL=C sort | while IFS= read -r line; do
+            say "[kernel $kernel] $line"
+        done
+}
+
 fuzz_kernel() {
-    local build=$FUZZ/kernel corpus=$FUZZ/corpus/kernel log=$LOGS/fuzz-kernel.log status=0 arguments
+    local corpus=$FUZZ/corpus/kernel log=$LOGS/fuzz-kernel.log status=0 arguments fewest
     run_step 'kernel fuzzer' "$LOGS/fuzz-build.log" userspace_progress \
-        fuzz_compile "$ROOT/tests/fuzz" "$build" || return
+        fuzz_compile "$ROOT/tests/fuzz" "$FUZZ/kernel" || return
     kernel_ensure "$kernel" || return
     qemu_ensure
     mkdir -p "$corpus"
     unpack_corpus "$ROOT/tests/fuzz/corpus.hex" "$corpus"
-    arguments=(-artifact_prefix="$FUZZ/crash-kernel-" -timeout=120 -rss_limit_mb=0 -print_final_stats=1
-        -detect_leaks=0)
     if ((${#files[@]})); then
-        arguments+=("${files[@]}")
+        arguments=("${files[@]}")
     elif ((seconds)); then
-        arguments+=(-max_total_time="$seconds" -max_len=1024 -len_control=0 "$corpus")
+        arguments=(-max_total_time="$seconds" -max_len=1024 -len_control=0 "$corpus")
     else
-        arguments+=(-runs=0 "$corpus")
+        arguments=(-runs=0 "$corpus")
     fi
-    "$ROOT/run" vm --kernel "$kernel" --nic none --cpus 2 --memory 2048 --timeout $((seconds * 2 + 600)) \
-        --env "QUIC_FUZZ_SEEDS=$corpus" --env "QUIC_FUZZ_LAST=$FUZZ/last-kernel-input" --log "$LOGS/fuzz-kernel-guest.log" -- \
-        "$build/kernel-fuzz" "${arguments[@]}" >"$log" 2>&1 || status=$?
+    fuzz_guest "$log" $((seconds * 2 + 600)) "${arguments[@]}" || status=$?
     say "[kernel $kernel] $(summary "$log"); $(grep -aE '^(calls|datagrams judged|kernel addresses)' "$log" |
         tr '\n' ';')"
     if ((status)); then
@@ -156,6 +214,12 @@ fuzz_kernel() {
         say "[kernel $kernel] input: $(show_path "$FUZZ")/crash-kernel-*, or last-kernel-input after an oops"
         say "[kernel $kernel] logs: $(show_path "$log"), $(show_path "$LOGS")/fuzz-kernel-guest.log"
         return 1
+    fi
+    kernel_coverage
+    if [[ -n $keep ]]; then
+        fewest=$(fewest_folder kernel)
+        fuzz_guest "$LOGS/fuzz-kernel-keep.log" 3600 -set_cover_merge=1 -max_len=1024 "$fewest" "$corpus" || return
+        pack_corpus "$fewest" "$ROOT/tests/fuzz/corpus.hex" "Programs of the kernel's fuzzer"
     fi
 }
 

@@ -228,6 +228,19 @@ kernel_enabled_objects() {
     done
 }
 
+# kernel_coverage_sites PRISTINE STAGE TREE prints, for each function that KCOV instruments in a file that is new: the
+# file, the function and how many places of it report.
+kernel_coverage_sites() {
+    local source
+    (cd "$2" && find drivers net -name '*.c' | LC_ALL=C sort) | while IFS= read -r source; do
+        [[ ! -f $1/$source && -f $3/${source%.c}.o ]] || continue
+        objdump -dr --no-show-raw-insn "$3/${source%.c}.o" | awk -v file="$source" '
+            /^[0-9a-f]+ <.*>:$/ { name = substr($2, 2, length($2) - 3) }
+            /__sanitizer_cov_trace_pc/ && /R_X86_64/ { count[name]++ }
+            END { for (name in count) print file, name, count[name] }'
+    done
+}
+
 kernel_progress() {
     printf '%s/~%s objects' "$(grep -cE '^  (CC|AS)( \[M\])? ' "$1")" "$KERNEL_PROGRESS_TOTAL"
 }
@@ -269,6 +282,7 @@ kernel_compile() {
     cp "$tree/arch/x86/boot/bzImage" "$tree/System.map" "$tmp/"
     cp "$tree/.config" "$tmp/config"
     cp "$tree/include/config/kernel.release" "$tmp/release"
+    [[ $variant != fuzz ]] || kernel_coverage_sites "$pristine" "$work/stage" "$tree" >"$tmp/coverage-sites"
     if [[ -s $tree/modules.order ]]; then
         kernel_make "$tree" -s INSTALL_MOD_PATH="$tmp" modules_install
     fi

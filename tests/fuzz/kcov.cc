@@ -40,9 +40,9 @@ void count_coverage(std::uint64_t what) {
         ++counter;
 }
 
-std::size_t addresses_seen() {
+std::vector<std::uint64_t> addresses_seen() {
     const std::lock_guard lock(addresses_mutex);
-    return addresses.size();
+    return {addresses.begin(), addresses.end()};
 }
 
 Kcov::Kcov() {

@@ -6,14 +6,14 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <vector>
 
 namespace quic_test {
 
 // Counts an edge of anything, numbered by @what.
 void count_coverage(std::uint64_t what);
-// Kernel addresses seen so far, in all.
-std::size_t addresses_seen();
+// Kernel addresses seen so far, in all; as System.map has them.
+std::vector<std::uint64_t> addresses_seen();
 
 // Covers the calling thread from now on. Without KCOV in the kernel it does nothing.
 class Kcov {

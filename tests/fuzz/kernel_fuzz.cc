@@ -737,9 +737,15 @@ extern "C" int LLVMFuzzerInitialize(int * /*argc*/, char *** /*argv*/) {
         std::_Exit(2);
     }
     std::atexit([] {
+        const std::vector<std::uint64_t> addresses = addresses_seen();
         std::fprintf(stderr, "calls: %llu\ndatagrams judged: %llu\nkernel addresses covered: %zu\n",
                      static_cast<unsigned long long>(calls_made()),
-                     static_cast<unsigned long long>(scene().datagrams), addresses_seen());
+                     static_cast<unsigned long long>(scene().datagrams), addresses.size());
+        if (const char *file = std::getenv("QUIC_FUZZ_COVERED")) {
+            std::ofstream out(file);
+            for (const std::uint64_t address : addresses)
+                out << std::hex << address << '\n';
+        }
     });
     return 0;
 }
