@@ -35,9 +35,6 @@ END
 }
 
 json='' only=() quick='' sas=100000 build=1 baseline='' plots=$BUILD/bench
-need() {
-    [[ $# -ge 2 ]] || die "$1 needs a value (./run bench --help)"
-}
 while (($#)); do
     case $1 in
     --help | -h) usage; exit 0 ;;

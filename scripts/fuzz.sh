@@ -40,9 +40,6 @@ model | kernel) ;;
 --help | -h) usage; exit 0 ;;
 *) die "fuzz what? (./run fuzz --help)" ;;
 esac
-need() {
-    [[ $# -ge 2 ]] || die "$1 needs a value (./run fuzz --help)"
-}
 while (($#)); do
     case $1 in
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;

@@ -39,6 +39,11 @@ die() {
     exit 1
 }
 
+# need OPTION [VALUE]...: the arguments of a verb from OPTION on, which wants a value.
+need() {
+    (($# > 1)) || die "$1 needs a value (./run $(basename -- "$0" .sh) --help)"
+}
+
 # No script ends without a word: this tells of failures that nothing else has told of.
 trap '[[ -n $TOLD ]] || say "error: $(basename -- "${BASH_SOURCE[0]-$0}"):$LINENO: status $? of: $BASH_COMMAND"; TOLD=1' ERR
 

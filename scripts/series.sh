@@ -41,7 +41,7 @@ while (($#)); do
     --no-checkpatch) checkpatch='' ;;
     --check) check=1 ;;
     --full) full=1 ;;
-    --output | --from) (($# > 1)) || die "$1 needs a value (./run series --help)" ;;&
+    --output | --from) need "$@" ;;&
     --output) output=$2; shift ;;
     --from) from=$2; shift ;;
     --inner) inner=$2; shift ;; # called by main below

@@ -33,9 +33,6 @@ END
 
 seconds=3600 kernel=debug nic=connectx spell=60 seed=1 name=soak json='' report='' build=1
 given=("$@")
-need() {
-    [[ $# -ge 2 ]] || die "$1 needs a value (./run soak --help)"
-}
 number() {
     [[ $2 =~ ^[1-9][0-9]{0,6}$ ]] || die "$1 $2: not a number from 1 to 9999999"
 }

@@ -25,9 +25,6 @@ END
 }
 
 only='' kernel='' list='' junit='' all='' jobs=$JOBS repeat=''
-need() {
-    [[ $# -ge 2 ]] || die "$1 needs a value (./run test --help)"
-}
 while (($#)); do
     case $1 in
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;

@@ -49,9 +49,6 @@ append='' qemu_args=() log='' kmemleak=1
 
 given=("$@")
 
-need() {
-    [[ $# -ge 2 ]] || die "$1 needs a value (./run vm --help)"
-}
 
 while (($#)); do
     case $1 in
