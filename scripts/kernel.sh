@@ -27,9 +27,11 @@ declare -A KERNEL_OBJECTS=([release]=1900 [debug]=1950 [fuzz]=1950 [kcsan]=1900
     [vanilla]=1900)
 
 # What KCOV instruments in the kernel fuzz, and KCSAN in kcsan: what we add, and the files of the network core that it is
-# entangled with. By object name, so others of the same name are instrumented too.
+# entangled with. By the name in the folder's Makefile, so others of the same name are instrumented too. The fuzzer
+# reaches no mlx5.
 KERNEL_OUR_OBJECTS=(sadb table send guard validate software sockopt netlink netlink-gen device stats udp_crypto
-    udp udp_offload ip_output ip6_output icmp genetlink skbuff datagram quic quic_rxtx)
+    udp udp_offload ip_output ip6_output icmp genetlink skbuff datagram)
+KERNEL_MLX5_OBJECTS=(en_accel/quic en_accel/quic_rxtx en_tx)
 
 # What checkpatch --strict says of every header in include/trace/events.
 # shellcheck disable=SC2034 # for kernel-check.sh and series.sh
@@ -75,7 +77,7 @@ kernel_variables() {
     fuzz) printf 'KCOV_INSTRUMENT_%s.o=y\n' "${KERNEL_OUR_OBJECTS[@]}" ;;
     kcsan)
         printf 'KCSAN_SANITIZE=n\n'
-        printf 'KCSAN_SANITIZE_%s.o=y\n' "${KERNEL_OUR_OBJECTS[@]}"
+        printf 'KCSAN_SANITIZE_%s.o=y\n' "${KERNEL_OUR_OBJECTS[@]}" "${KERNEL_MLX5_OBJECTS[@]}"
         ;;
     esac
 }
