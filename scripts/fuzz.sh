@@ -182,7 +182,7 @@ kernel_coverage() {
             }
             $2 == "-" { if (name in file) reached[file[name]]++; next }
             { name = $3 }
-            END { for (f in total) printf "%s: %d of %d places, %d %%\n", f, reached[f], total[f], 100 * reached[f] / total[f] }' |
+            END { for (each in total) printf "%s: %d of %d places, %d %%\n", each, reached[each], total[each], 100 * reached[each] / total[each] }' |
         LC_ALL=C sort | while IFS= read -r line; do
             say "[kernel $kernel] $line"
         done

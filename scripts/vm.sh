@@ -214,6 +214,7 @@ command_line='console=ttyS0 panic=-1 oops=panic loglevel=7 random.trust_cpu=1'
 command_line+=' nowatchdog rcupdate.rcu_cpu_stall_timeout=300'
 # On a machine with more to do than it can, no tick comes while the boot checks that ticks come.
 command_line+=' no_timer_check'
+[[ $kernel != kcsan ]] || command_line+=' kcsan.early_enable=1'
 # shellcheck disable=SC2054 # QEMU's commas
 arguments=("${QEMU_FIRMWARE[@]}" -machine q35 -m "$memory" -smp "$cpus" -nodefaults -no-user-config
     -display none -no-reboot -kernel "$image" -initrd "$run/base.cpio"
