@@ -38,7 +38,8 @@ void raise_limits() {
     const rlimit files{1 << 20, 1 << 20};
     if (::setrlimit(RLIMIT_NOFILE, &files) != 0)
         quic_test::throw_errno("RLIMIT_NOFILE");
-    quic_test::write_file("/proc/sys/net/ipv4/udp_crypto_max_sa", "4194304");
+    for (const char *limit : {"udp_crypto_max_sa", "udp_crypto_max_sa_per_uid"})
+        quic_test::write_file(std::string("/proc/sys/net/ipv4/") + limit, "4194304");
 }
 
 quic_test::Address partner() { return GuestDevice::partner(AF_INET); }

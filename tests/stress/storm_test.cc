@@ -7,6 +7,7 @@
 //
 //     QUIC_STORM_SEED     default 1
 //     QUIC_STORM_PACKETS  of each wire; default 20000
+//     QUIC_STORM_BURST    sends between one event and the next; default 1
 //
 // What is to hold at the end of each spell: nobody, on any device of either host, has heard
 // plaintext; whatever arrived decrypts to what was sent; no packet number was used for two
@@ -75,6 +76,7 @@ INSTANTIATE_TEST_SUITE_P(Wires, Storm,
 TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
     const std::uint64_t seed = setting("QUIC_STORM_SEED", 1);
     const std::uint64_t wanted = setting("QUIC_STORM_PACKETS", 20000);
+    const std::uint64_t burst = setting("QUIC_STORM_BURST", 1);
     RecordProperty("seed", std::to_string(seed));
     std::mt19937_64 random(seed);
     World world(GetParam());
@@ -153,7 +155,12 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
             world.a.command(std::string("tc qdisc replace dev va root ") +
                             kQueues[6 + random() % 2]);
         for (unsigned step = 0; step < 40; ++step) {
-            taken += streams[random() % streams.size()]->send_some(one_by_one ? 1 : 12);
+            for (std::uint64_t n = 1; n <= burst; ++n) {
+                taken += streams[random() % streams.size()]->send_some(one_by_one ? 1 : 12);
+                if (n % 8 == 0)
+                    for (auto &stream : streams)
+                        stream->drain();
+            }
             switch (spell) {
             case Spell::kFeatures: {
                 static constexpr std::array<const char *, 5> kFeatures{
