@@ -15,8 +15,10 @@
 // counted by a counter that has a name.
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <sstream>
 
@@ -32,8 +34,8 @@ std::uint64_t setting(const char *name, std::uint64_t otherwise) {
     return text != nullptr ? std::stoull(text) : otherwise;
 }
 
-// Packets of the storm that anything in the kernel has freed unsent, by why: the tracepoint
-// kfree_skb.
+// Packets of the storm that anything in the kernel has freed unsent, by why, while an object of
+// this class is there: the tracepoint kfree_skb.
 class Freed {
   public:
     Freed() {
@@ -41,26 +43,22 @@ class Freed {
         write_file(kTracing + "buffer_size_kb", "16384");
         write_file(kTracing + "events/skb/kfree_skb/filter",
                    "protocol == 2048 || protocol == 34525");
+        write_file(kTracing + "trace", "");
         write_file(kTracing + "events/skb/kfree_skb/enable", "1");
         write_file(kTracing + "tracing_on", "1");
-        write_file(kTracing + "trace", "");
     }
-    ~Freed() {
-        try_command("echo 0 > " + kTracing + "events/skb/kfree_skb/enable; echo 0 > " + kTracing +
-                    "events/skb/kfree_skb/filter");
-    }
+    ~Freed() { write_file(kTracing + "events/skb/kfree_skb/enable", "0"); }
     Freed(const Freed &) = delete;
     Freed &operator=(const Freed &) = delete;
-    static std::map<std::string, std::uint64_t> take() {
+    static std::map<std::string, std::uint64_t> so_far() {
         std::map<std::string, std::uint64_t> out;
-        std::istringstream lines(read_file(kTracing + "trace"));
+        std::ifstream lines(kTracing + "trace");
         std::string line;
         while (std::getline(lines, line)) {
             const auto at = line.find("reason: ");
             if (line.find("kfree_skb:") != std::string::npos && at != std::string::npos)
                 ++out[line.substr(at + 8)];
         }
-        write_file(kTracing + "trace", "");
         return out;
     }
 
@@ -108,7 +106,6 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
     neighbours();
     route(true);
     world.listen();
-    const Freed freed;
     std::vector<std::unique_ptr<Stream>> streams;
     for (unsigned i = 0; i < 6; ++i)
         streams.push_back(std::make_unique<Stream>(world, i, random));
@@ -145,7 +142,11 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
     for (; taken < wanted; ++spells) {
         const auto spell = static_cast<Spell>(random() % (simulated ? 8 : 7));
         const auto before = loss_counters(world);
-        freed.take();
+        // A device takes its queues with it, and their counters.
+        const bool queues_go = spell == Spell::kLink || spell == Spell::kVanish;
+        std::optional<Freed> freed;
+        if (queues_go)
+            freed.emplace();
         // A queue that drops counts a batch as one: there, and where devices take packets with
         // them, packets are sent one by one.
         const bool one_by_one = spell >= Spell::kLoss;
@@ -228,17 +229,15 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
             return idle >= 4;
         });
         const auto after = loss_counters(world);
-        const auto reasons = freed.take();
         std::uint64_t lost = 0;
         for (auto &stream : streams)
             lost += stream->settle_books();
         lost_in_all += lost;
         std::string which;
         std::uint64_t counted = grown(before, after, which);
-        if (spell == Spell::kLink || spell == Spell::kVanish) {
-            // A device takes its queues with it, and their counters.
+        if (queues_go) {
             std::uint64_t events = 0;
-            for (const auto &[reason, n] : reasons) {
+            for (const auto &[reason, n] : Freed::so_far()) {
                 events += n;
                 which += " " + reason + " " + std::to_string(n);
             }
