@@ -9,6 +9,7 @@
 // their sockets are, a refused send leaves no trace, and the kernel has nothing to complain about
 // (KASAN, lockdep, UBSAN, WARN). libFuzzer learns from KCOV where the kernel has it, and from the
 // results of the calls everywhere.
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +18,8 @@
 #include <functional>
 #include <memory>
 #include <regex>
+#include <span>
+#include <string_view>
 #include <thread>
 
 #include <arpa/inet.h>
@@ -713,8 +716,15 @@ std::vector<Bytes> seeds() {
 } // namespace
 } // namespace quic_test
 
-extern "C" int LLVMFuzzerInitialize(int * /*argc*/, char *** /*argv*/) {
+extern "C" int LLVMFuzzerInitialize(int *argc, char ***argv) {
     using namespace quic_test;
+    // A process that merges corpora runs no input itself: its children do, each in a scene of its
+    // own.
+    const std::span<char *> arguments(*argv, static_cast<std::size_t>(*argc));
+    if (std::any_of(arguments.begin(), arguments.end(), [](std::string_view argument) {
+            return argument == "-set_cover_merge=1" || argument == "-merge=1";
+        }))
+        return 0;
     if (const char *folder = std::getenv("QUIC_FUZZ_SEEDS")) {
         unsigned n = 0;
         for (const Bytes &seed : seeds()) {
