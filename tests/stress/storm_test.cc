@@ -139,6 +139,11 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
     std::uint64_t taken = 0;
     std::uint64_t lost_in_all = 0;
     unsigned spells = 0;
+    const auto judge_wires = [&] {
+        for (Sniffer *sniffer : {&world.sniffer_a(), &world.sniffer_b()})
+            for (const std::string &complaint : sniffer->complaints())
+                ADD_FAILURE() << "seed " << seed << " spell " << spells << ": " << complaint;
+    };
     for (; taken < wanted; ++spells) {
         const auto spell = static_cast<Spell>(random() % (simulated ? 8 : 7));
         const auto before = loss_counters(world);
@@ -147,6 +152,10 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
         std::optional<Freed> freed;
         if (queues_go)
             freed.emplace();
+        std::printf("spell %u, kind %d: %llu of %llu packets\n", spells, static_cast<int>(spell),
+                    static_cast<unsigned long long>(taken),
+                    static_cast<unsigned long long>(wanted));
+        std::fflush(stdout);
         // A queue that drops counts a batch as one: there, and where devices take packets with
         // them, packets are sent one by one.
         const bool one_by_one = spell >= Spell::kLoss;
@@ -158,9 +167,12 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
         for (unsigned step = 0; step < 40; ++step) {
             for (std::uint64_t n = 1; n <= burst; ++n) {
                 taken += streams[random() % streams.size()]->send_some(one_by_one ? 1 : 12);
-                if (n % 8 == 0)
+                // What a spell of bursts puts on the wires would not fit into memory.
+                if (n % 8 == 0) {
                     for (auto &stream : streams)
                         stream->drain();
+                    judge_wires();
+                }
             }
             switch (spell) {
             case Spell::kFeatures: {
@@ -255,9 +267,7 @@ TEST_P(Storm, NoPlaintextAndTheBooksBalance) {
         grown(before, after, all);
         if (lost > 0)
             ++lost_to[all];
-        for (Sniffer *sniffer : {&world.sniffer_a(), &world.sniffer_b()})
-            for (const std::string &complaint : sniffer->complaints())
-                ADD_FAILURE() << "seed " << seed << " spell " << spells << ": " << complaint;
+        judge_wires();
         world.a.command("tc qdisc del dev va root 2>/dev/null || true");
         all_features();
         route(true);
