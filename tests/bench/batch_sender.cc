@@ -70,10 +70,9 @@ BatchSender::BatchSender(const Way &way, const quic_test::Address &to, unsigned 
         user_ = std::make_unique<UserProtection>(keys);
         break;
     case Protection::kIndex:
-        crypto.crypto.sa =
-            way.guarded ? quic_test::add_sa_index(fd(), kCookie, keys, UDP_CRYPTO_SA_F_GUARD_PN,
-                                                  kConfidentialityLimit)
-                        : quic_test::add_sa_index(fd(), kCookie, keys);
+        crypto.crypto.sa = quic_test::add_sa_index(fd(), kCookie, keys,
+                                                   way.guarded ? UDP_CRYPTO_SA_F_GUARD_PN : 0U,
+                                                   way.guarded ? kConfidentialityLimit : 0U);
         add_control(UDP_QUIC_CRYPTO, &crypto.crypto, sizeof(crypto.crypto));
         break;
     case Protection::kInline:

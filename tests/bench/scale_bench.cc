@@ -335,8 +335,7 @@ Json full_database(std::uint64_t count, GuestDevice &device, BufferRing &buffers
 // ---------------------------------------------------------------------------------
 
 // Wall clock, software, a device that throws away: nothing but the senders needs a processor. Each
-// of
-// @threads does @kSends times what @work(thread) gives it to do; packets per second.
+// of @threads does @kSends times what @work(thread) gives it to do; packets per second.
 constexpr unsigned kThreadPackets = 8;
 constexpr std::uint64_t kSends = 3000;
 
