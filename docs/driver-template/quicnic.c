@@ -150,7 +150,6 @@ static void quicnic_sa_add(struct quicnic *nic, struct udp_sa *udp_sa)
 	if (!sa)
 		return;
 	sa->busy = true;
-	INIT_LIST_HEAD(&sa->list);
 	/* From here on sa_deleted may come. False: that it has already, or
 	 * another processor is adding it.
 	 */

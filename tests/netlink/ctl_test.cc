@@ -93,8 +93,8 @@ TEST_F(Ctl, AUserSendsWithTheSaThatRootAdded) {
             ASSERT_TRUE(opened.has_value());
             EXPECT_EQ(opened->packet, make_packet(kShape, pn, kSize));
         }
-        EXPECT_EQ(send_batch(kOther), EACCES);
-        EXPECT_EQ(send_batch(0), EACCES);
+        EXPECT_EQ(send_batch(kOther), ENOENT);
+        EXPECT_EQ(send_batch(0), ENOENT);
         const json shown = json_of({"sa", "show", std::to_string(index)});
         ASSERT_EQ(shown.size(), 1U);
         EXPECT_EQ(shown[0].at("index"), index);

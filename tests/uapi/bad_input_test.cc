@@ -762,11 +762,11 @@ TEST_P(BadInput, SaOfAnotherUid) {
     const auto use = [&](std::uint32_t sa) {
         return message_of(plain, Control().quic(kPn, sa, kShape.pn_offset()));
     };
-    // Not a stranger, not even root's socket.
-    expect_refused(-EACCES, use(shared), stranger.get());
-    expect_refused(-EACCES, use(shared), fd());
+    // Not a stranger, not even root's socket; and neither learns that there is such an SA.
+    expect_refused(-ENOENT, use(shared), stranger.get());
+    expect_refused(-ENOENT, use(shared), fd());
+    expect_refused(-ENOENT, use(own), stranger.get());
     expect_refused(-EACCES, use(own), same.get());
-    expect_refused(-EACCES, use(own), stranger.get());
     // The maker and others of its uid may.
     for (int socket : {maker.get(), same.get()}) {
         ASSERT_EQ(send(socket, use(shared)), static_cast<ssize_t>(kPacketSize));
@@ -786,7 +786,7 @@ TEST_P(BadInput, TheUidIsThatOfTheTimeOfAdding) {
     UniqueFd after = socket_of_uid(domain, 1001);
     const Bytes plain = packet(kPn);
     const Message use = message_of(plain, Control().quic(kPn, shared, kShape.pn_offset()));
-    expect_refused(-EACCES, use, after.get());
+    expect_refused(-ENOENT, use, after.get());
     ASSERT_EQ(send(before.get(), use), static_cast<ssize_t>(kPacketSize));
     ASSERT_TRUE(receive(loopback_.receiver.get()).has_value());
     ASSERT_EQ(send(maker.get(), use), static_cast<ssize_t>(kPacketSize));

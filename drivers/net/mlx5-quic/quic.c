@@ -104,7 +104,6 @@ static void mlx5e_quic_sa_add(struct mlx5e_quic *quic, struct udp_sa *udp_sa)
 	if (!sa)
 		return;
 	sa->busy = true;
-	INIT_LIST_HEAD(&sa->list);
 	if (!udp_crypto_hold(&sa->holder, quic->priv->netdev, udp_sa)) {
 		kfree(sa);
 		return;

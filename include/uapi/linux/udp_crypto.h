@@ -267,8 +267,8 @@ struct udp_crypto_caps {
  *	type; a segment size with no room for a packet and its tag, or more
  *	than UDP_MAX_SEGMENTS packets.
  * E2BIG: trailing bytes that are not zero.
- * ENOENT: no SA has that index.
- * EACCES: the SA is another owner's.
+ * ENOENT: no SA has that index, or it is another user's.
+ * EACCES: the SA is another socket's of the same user, who does not share it.
  * EBADMSG: the truncated packet number in a packet is not that of its number.
  * ENODATA: a packet is too short for a header protection sample: it must have
  *	at least @pn_offset + 4 bytes before its tag. Also an empty send.

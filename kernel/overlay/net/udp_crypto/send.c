@@ -484,6 +484,9 @@ bool udp_sa_permits(const struct udp_sa *sa, const struct sock *sk)
 		uid_eq(sa->uid, sk->sk_uid));
 }
 
+/* What is not there is answered as what is another user's, on the same way. */
+static struct udp_sa udp_sa_nobodys __ro_after_init = { .uid = INVALID_UID };
+
 static int udp_crypto_charge(struct udp_sa *sa, const struct udp_crypto_tx *tx,
 			     unsigned int segs)
 {
@@ -597,13 +600,13 @@ int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 
 	rcu_read_lock();
 	if (!sa) {
-		err = -ENOENT;
 		sa = udp_sa_lookup(un, tx->sa);
-		if (!sa)
+		if (unlikely(!sa))
+			sa = &udp_sa_nobodys;
+		if (!udp_sa_permits(sa, sk)) {
+			err = uid_eq(sa->uid, sk->sk_uid) ? -EACCES : -ENOENT;
 			goto err_unlock;
-		err = -EACCES;
-		if (!udp_sa_permits(sa, sk))
-			goto err_unlock;
+		}
 	}
 	err = -ENODATA;
 	if (!udp_crypto_long_enough(tx, segs))

@@ -7,7 +7,9 @@
 #include <crypto/aead.h>
 #include <crypto/chacha.h>
 #include <crypto/skcipher.h>
+#include <linux/memcontrol.h>
 #include <linux/scatterlist.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/unaligned.h>
 
@@ -100,7 +102,7 @@ udp_crypto_sw_alloc(const struct udp_quic_keys *keys,
 	struct udp_crypto_sw *sw;
 	int err;
 
-	sw = kzalloc(sizeof(*sw), GFP_KERNEL);
+	sw = kzalloc(sizeof(*sw), GFP_KERNEL_ACCOUNT);
 	if (!sw)
 		return ERR_PTR(-ENOMEM);
 
@@ -166,22 +168,43 @@ void udp_crypto_emulation_caps(struct udp_crypto_dev_caps *caps)
 }
 EXPORT_SYMBOL_GPL(udp_crypto_emulation_caps);
 
+/* The memory control group that an SA is charged to, with a reference; or NULL.
+ * Once that is offline, its parent.
+ */
+static struct mem_cgroup *udp_sa_get_memcg(struct udp_sa *sa)
+{
+	struct mem_cgroup *memcg;
+
+	rcu_read_lock();
+	do
+		memcg = mem_cgroup_from_slab_obj(sa);
+	while (!mem_cgroup_tryget(memcg));
+	rcu_read_unlock();
+	return memcg;
+}
+
 /**
  * udp_crypto_sw_build() - set up the ciphers of an SA, once
  * @sa: a reference is held
  * @context: where they will be used
  *
- * Process context.
+ * Process context. Whoever sends first, they are charged to the memory control
+ * group of the SA.
  * Return: 0 or an error; -ENOMEM for most.
  */
 int udp_crypto_sw_build(struct udp_sa *sa, enum udp_crypto_context context)
 {
+	struct mem_cgroup *memcg, *old;
 	struct udp_crypto_sw *sw;
 
 	/* pairs with cmpxchg_release() below */
 	if (smp_load_acquire(&sa->sw[context]))
 		return 0;
+	memcg = udp_sa_get_memcg(sa);
+	old = set_active_memcg(memcg);
 	sw = udp_crypto_sw_alloc(&sa->keys, context);
+	set_active_memcg(old);
+	mem_cgroup_put(memcg);
 	if (IS_ERR(sw))
 		return PTR_ERR(sw);
 	/* another thread may have been faster; what it made is as good */

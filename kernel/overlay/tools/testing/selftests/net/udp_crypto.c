@@ -784,6 +784,20 @@ TEST_F(send, refuses_an_sa_of_another_socket)
 	close(other);
 }
 
+TEST_F(send, does_not_tell_of_an_sa_of_another_user)
+{
+	int other;
+
+	if (seteuid(65534))
+		SKIP(return, "only root has other users");
+	other = socket(variant->family, SOCK_DGRAM, 0);
+	ASSERT_EQ(0, seteuid(0));
+	ASSERT_EQ(0, add_sa_limit(other, 1, &keys_b, UDP_CRYPTO_SA_F_SAME_UID,
+				  0));
+	EXPECT_REFUSED(ENOENT, .sa = sa_index(other, 1));
+	close(other);
+}
+
 TEST_F(send, takes_a_shared_sa_of_another_socket)
 {
 	int other = socket(variant->family, SOCK_DGRAM, 0);
