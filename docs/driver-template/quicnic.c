@@ -69,11 +69,11 @@ struct quicnic {
 	struct ida slots;
 	struct list_head install;
 	struct list_head installed;
-	struct list_head full;		/* found no room */
+	struct list_head full;		/* no room, or not in the user's share */
 	struct list_head remove;
-	spinlock_t lock;		/* lists, changes of @sas */
+	spinlock_t lock;		/* lists */
 	struct work_struct work;
-	unsigned int sa_count;
+	struct udp_crypto_shares shares;	/* of @work */
 };
 
 static int quicnic_command(struct quicnic *nic, u32 command, u32 slot)
@@ -210,7 +210,7 @@ static void quicnic_caps(struct net_device *netdev,
 	caps->ciphers = QUICNIC_CIPHERS;
 	caps->forms = UDP_CRYPTO_DEV_FORM_INDEX;
 	caps->sa_max = QUICNIC_SA_MAX;
-	caps->sa_count = READ_ONCE(nic->sa_count);
+	caps->sa_count = READ_ONCE(nic->shares.used);
 }
 
 static const struct udp_crypto_ops quicnic_crypto_ops = {
@@ -237,23 +237,49 @@ static struct quicnic_sa *quicnic_sa_take(struct quicnic *nic,
 
 static void quicnic_sa_install(struct quicnic *nic, struct quicnic_sa *sa)
 {
-	int slot = ida_alloc_max(&nic->slots, QUICNIC_SA_MAX - 1, GFP_KERNEL);
+	int slot = udp_crypto_shares_take(&nic->shares, sa->holder.sa);
 
-	if (slot >= 0 && quicnic_hw_install(nic, slot, sa->holder.sa->gen,
-					    &sa->holder.sa->keys)) {
-		ida_free(&nic->slots, slot);
-		slot = -EIO;
+	if (!slot) {
+		slot = ida_alloc_max(&nic->slots, QUICNIC_SA_MAX - 1,
+				     GFP_KERNEL);
+		if (slot >= 0 && quicnic_hw_install(nic, slot,
+						    sa->holder.sa->gen,
+						    &sa->holder.sa->keys)) {
+			ida_free(&nic->slots, slot);
+			slot = -EIO;
+		}
+		if (slot < 0)
+			udp_crypto_shares_give(&nic->shares, sa->holder.sa);
 	}
 	spin_lock_bh(&nic->lock);
 	sa->busy = false;
 	if (slot >= 0) {
 		sa->slot = slot;
-		WRITE_ONCE(nic->sa_count, nic->sa_count + 1);
 		/* pairs with smp_load_acquire() in quicnic_fill_quic() */
 		smp_store_release(&sa->ready, true);
 	}
 	list_add_tail(&sa->list, sa->dead ? &nic->remove :
 			slot >= 0 ? &nic->installed : &nic->full);
+	spin_unlock_bh(&nic->lock);
+}
+
+/* There is room: for one of those that found none, if its user has not got its
+ * share. Some are looked at each time.
+ */
+static void quicnic_sa_retry(struct quicnic *nic)
+{
+	unsigned int looks = 16;
+	struct quicnic_sa *sa;
+
+	spin_lock_bh(&nic->lock);
+	while (looks-- && !list_empty(&nic->full)) {
+		sa = list_first_entry(&nic->full, struct quicnic_sa, list);
+		if (udp_crypto_shares_may(&nic->shares, sa->holder.sa)) {
+			list_move_tail(&sa->list, &nic->install);
+			break;
+		}
+		list_rotate_left(&nic->full);
+	}
 	spin_unlock_bh(&nic->lock);
 }
 
@@ -266,13 +292,9 @@ static void quicnic_sa_remove(struct quicnic *nic, struct quicnic_sa *sa)
 		WRITE_ONCE(sa->ready, false);
 		quicnic_hw_remove(nic, sa->slot);
 		ida_free(&nic->slots, sa->slot);
-		WRITE_ONCE(nic->sa_count, nic->sa_count - 1);
+		udp_crypto_shares_give(&nic->shares, sa->holder.sa);
 	}
-	spin_lock_bh(&nic->lock);
-	/* one that found no room gets it */
-	if (!list_empty(&nic->full))
-		list_move_tail(nic->full.next, &nic->install);
-	spin_unlock_bh(&nic->lock);
+	quicnic_sa_retry(nic);
 	udp_crypto_release(&sa->holder);
 	kfree_rcu(sa, rcu);
 }
@@ -466,6 +488,7 @@ static int quicnic_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	INIT_LIST_HEAD(&nic->remove);
 	spin_lock_init(&nic->lock);
 	INIT_WORK(&nic->work, quicnic_work);
+	udp_crypto_shares_init(&nic->shares, QUICNIC_SA_MAX);
 
 	netdev->netdev_ops = &quicnic_netdev_ops;
 	netdev->udp_crypto_ops = &quicnic_crypto_ops;

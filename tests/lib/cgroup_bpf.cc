@@ -5,53 +5,17 @@
 #include <cstring>
 #include <stdexcept>
 
-#include <fcntl.h>
-#include <sched.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 namespace quic_test {
 namespace {
 
-const std::string &cgroup_root() {
-    static const std::string root = [] {
-        if (::access("/sys/fs/cgroup/cgroup.procs", F_OK) == 0)
-            return std::string("/sys/fs/cgroup");
-        const std::string where = "/tmp/cgroup2";
-        ::mkdir("/tmp", 01777);
-        ::mkdir(where.c_str(), 0755);
-        if (::mount("cgroup2", where.c_str(), "cgroup2", 0, nullptr) != 0 && errno != EBUSY)
-            throw_errno("mount cgroup2");
-        return where;
-    }();
-    return root;
-}
-
 int bpf_call(bpf_cmd command, bpf_attr &attr) {
     return static_cast<int>(::syscall(SYS_bpf, command, &attr, sizeof(attr)));
 }
 
 } // namespace
-
-Cgroup::Cgroup() : path_(cgroup_root() + "/udp-crypto-test-" + std::to_string(::getpid())) {
-    if (::mkdir(path_.c_str(), 0755) != 0 && errno != EEXIST)
-        throw_errno("mkdir " + path_);
-    write_file(path_ + "/cgroup.procs", std::to_string(::getpid()));
-    fd_ = UniqueFd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (fd_.get() < 0)
-        throw_errno("open " + path_);
-}
-
-Cgroup::~Cgroup() {
-    try {
-        write_file(cgroup_root() + "/cgroup.procs", std::to_string(::getpid()));
-    } catch (const std::exception &) {
-        return;
-    }
-    ::rmdir(path_.c_str());
-}
 
 AttachedProgram::AttachedProgram(const Cgroup &cgroup, bpf_prog_type type, bpf_attach_type attach,
                                  const std::vector<bpf_insn> &instructions)

@@ -1,31 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// A cgroup of the test's own, and small BPF programs attached to it.
+// Small BPF programs attached to a cgroup.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include <linux/bpf.h>
 
-#include "system.h"
+#include "cgroup.h"
 
 namespace quic_test {
-
-// Mounts the cgroup2 file system in a private mount namespace where needed, makes a child group and
-// moves this process into it; the end moves it back and removes the group.
-class Cgroup {
-  public:
-    Cgroup();
-    ~Cgroup();
-    Cgroup(const Cgroup &) = delete;
-    Cgroup &operator=(const Cgroup &) = delete;
-    int fd() const { return fd_.get(); }
-
-  private:
-    std::string path_;
-    UniqueFd fd_;
-};
 
 // Loads @instructions and attaches them to @cgroup until the end of the scope.
 class AttachedProgram {

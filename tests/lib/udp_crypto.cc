@@ -11,6 +11,7 @@
 #include <linux/errqueue.h>
 #include <netinet/udp.h>
 #include <poll.h>
+#include <unistd.h>
 
 #ifndef SO_ZEROCOPY
 #define SO_ZEROCOPY 60
@@ -314,6 +315,16 @@ UniqueFd udp_socket(int family, int protocol) {
     if (fd.get() < 0)
         throw_errno("socket");
     return fd;
+}
+
+UniqueFd udp_socket_of_uid(int family, uid_t uid) {
+    // Sockets take their uid from the thread's file system uid.
+    if (::seteuid(uid) != 0)
+        throw_errno("seteuid");
+    UniqueFd out = udp_socket(family);
+    if (::seteuid(0) != 0)
+        throw_errno("seteuid");
+    return out;
 }
 
 void bind_to(int fd, const Address &address) {

@@ -85,6 +85,8 @@ ssize_t send(int fd, ByteView data, const Control &control, const Address *to = 
              int flags = 0);
 
 UniqueFd udp_socket(int family, int protocol = 0);
+// One that belongs to @uid; of a thread that is root.
+UniqueFd udp_socket_of_uid(int family, uid_t uid);
 void bind_to(int fd, const Address &address);
 void connect_to(int fd, const Address &address);
 void set_option(int fd, int level, int option, int value);

@@ -795,6 +795,60 @@ TEST(Database, FullAndFreeAgainUnderTraffic) {
     world.expect_clean();
 }
 
+// However many SAs one user has, another's get in.
+TEST(Database, NobodyTakesItAll) {
+    const unsigned room = device_limit("QUIC_TEST_SADB", 0);
+    if (room == 0)
+        return; // in a guest of its own
+    constexpr uid_t kGreedy = 1000;
+    constexpr uid_t kModest = 1001;
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, Address::v4("10.1.1.2", 0)); // for its receiver and its keys
+    const std::uint64_t full = counter(world, "quic_sa_full");
+    std::uint64_t pn = 1000;
+    const auto socket_of = [&](uid_t uid) {
+        const InNamespace inside(world.a);
+        return udp_socket_of_uid(AF_INET, uid);
+    };
+    const auto add_and_send = [&](const UniqueFd &socket, std::uint64_t cookie) {
+        const std::uint32_t sa = add_sa_index(socket.get(), cookie, flow.keys());
+        const Bytes packet = make_packet(Flow::shape(), pn, 1184);
+        EXPECT_EQ(send(socket.get(), packet, Control().quic(pn, sa, Flow::shape().pn_offset()),
+                       &flow.to()),
+                  1184);
+        EXPECT_EQ(receive(flow.receiver()),
+                  protect(flow.keys(), packet, Flow::shape().pn_offset(), pn));
+        ++pn;
+    };
+    const auto installed = [&] { return counter(world, "quic_sa_installed"); };
+
+    UniqueFd greedy = socket_of(kGreedy);
+    for (std::uint64_t cookie = 1; cookie <= 2 * room; ++cookie)
+        add_and_send(greedy, cookie);
+    EXPECT_TRUE(eventually([&] { return counter(world, "quic_sa_full") >= full + room + 1; }));
+    EXPECT_EQ(installed(), room - 1);
+    {
+        const UniqueFd modest = socket_of(kModest);
+        add_and_send(modest, 1);
+        EXPECT_TRUE(eventually([&] { return state_of(modest.get(), 1) == UDP_CRYPTO_SA_DEVICE; }));
+        EXPECT_EQ(installed(), room);
+    }
+    // The place that is free again is not for the greedy one.
+    EXPECT_TRUE(eventually([&] { return installed() == room - 1; }));
+    const UniqueFd roots = socket_of(0);
+    add_and_send(roots, 1);
+    EXPECT_TRUE(eventually([&] { return state_of(roots.get(), 1) == UDP_CRYPTO_SA_DEVICE; }));
+    greedy.reset();
+    EXPECT_TRUE(eventually([&] { return installed() == 1; }));
+    // Root may take all.
+    for (std::uint64_t cookie = 2; cookie <= room; ++cookie)
+        add_and_send(roots, cookie);
+    EXPECT_TRUE(eventually([&] { return installed() == room; }));
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    EXPECT_EQ(counter(world, "quic_sa_failed"), 0U);
+    world.expect_clean();
+}
+
 // With quic-ciphers=aes-128-gcm: the others go to software, from the first packet.
 TEST(Capabilities, SoftwareDoesTheCiphersThatTheDeviceLacks) {
     if (device_limit("QUIC_TEST_ONE_CIPHER", 0) == 0)

@@ -743,21 +743,13 @@ TEST_P(BadInput, SaOfAnotherSocket) {
     expect_refused(-EACCES, message, third.get());
 }
 
-// Sockets take their uid from the thread's file system uid.
-UniqueFd socket_of_uid(int domain, unsigned uid) {
-    EXPECT_EQ(::seteuid(uid), 0);
-    UniqueFd out = udp_socket(domain);
-    EXPECT_EQ(::seteuid(0), 0);
-    return out;
-}
-
 TEST_P(BadInput, SaOfAnotherUid) {
     const int domain = socket_domain(GetParam());
-    UniqueFd maker = socket_of_uid(domain, 1000);
+    UniqueFd maker = udp_socket_of_uid(domain, 1000);
     const std::uint32_t shared = add_sa_index(maker.get(), 1, keys_, UDP_CRYPTO_SA_F_SAME_UID);
     const std::uint32_t own = add_sa_index(maker.get(), 2, keys_);
-    UniqueFd same = socket_of_uid(domain, 1000);
-    UniqueFd stranger = socket_of_uid(domain, 1001);
+    UniqueFd same = udp_socket_of_uid(domain, 1000);
+    UniqueFd stranger = udp_socket_of_uid(domain, 1001);
     const Bytes plain = packet(kPn);
     const auto use = [&](std::uint32_t sa) {
         return message_of(plain, Control().quic(kPn, sa, kShape.pn_offset()));
@@ -779,11 +771,11 @@ TEST_P(BadInput, SaOfAnotherUid) {
 
 TEST_P(BadInput, TheUidIsThatOfTheTimeOfAdding) {
     const int domain = socket_domain(GetParam());
-    UniqueFd maker = socket_of_uid(domain, 1000);
+    UniqueFd maker = udp_socket_of_uid(domain, 1000);
     const std::uint32_t shared = add_sa_index(maker.get(), 1, keys_, UDP_CRYPTO_SA_F_SAME_UID);
     ASSERT_EQ(::fchown(maker.get(), 1001, static_cast<gid_t>(-1)), 0);
-    UniqueFd before = socket_of_uid(domain, 1000);
-    UniqueFd after = socket_of_uid(domain, 1001);
+    UniqueFd before = udp_socket_of_uid(domain, 1000);
+    UniqueFd after = udp_socket_of_uid(domain, 1001);
     const Bytes plain = packet(kPn);
     const Message use = message_of(plain, Control().quic(kPn, shared, kShape.pn_offset()));
     expect_refused(-ENOENT, use, after.get());

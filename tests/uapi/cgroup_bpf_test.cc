@@ -52,6 +52,7 @@ const PacketKeys &some_keys() {
 
 class CgroupBpf : public testing::Test {
   protected:
+    CgroupBpf() { cgroup_.take(::getpid()); }
     Cgroup cgroup_;
 };
 
@@ -138,6 +139,7 @@ TEST_F(CgroupBpf, GetsockoptAllowedDeniedRewritten) {
 
 class CgroupBpfSend : public testing::TestWithParam<Family> {
   protected:
+    CgroupBpfSend() { cgroup_.take(::getpid()); }
     Cgroup cgroup_;
 };
 

@@ -17,6 +17,11 @@
  */
 #define MLX5E_QUIC_BATCH	8
 
+/* SAs that are looked at when there is room again: some may be of users who
+ * have their share.
+ */
+#define MLX5E_QUIC_LOOKS	64
+
 /* The driver hands these numbers over as they are. */
 static_assert(MLX5_QUIC_CIPHER_AES_128_GCM ==
 	      (int)UDP_QUIC_CIPHER_AES_128_GCM);
@@ -34,6 +39,7 @@ struct mlx5e_quic_cmd {
 	struct mlx5_async_work work;
 	struct mlx5e_quic_sa *sa;
 	int err;
+	bool tried; /* installing: within the user's share */
 	u32 out[MLX5_ST_SZ_DW(general_obj_out_cmd_hdr)];
 };
 
@@ -78,8 +84,8 @@ static void mlx5e_quic_read_caps(struct mlx5e_quic *quic)
 
 	WRITE_ONCE(quic->inline_form, MLX5_CAP_QUIC_TX(mdev, inline_form));
 	WRITE_ONCE(quic->index_form, MLX5_CAP_QUIC_TX(mdev, sa_index_form));
-	quic->max_sa = MLX5_CAP_QUIC_TX(mdev, sa_index_form) ?
-		       1U << MLX5_CAP_QUIC_TX(mdev, log_max_sa) : 0;
+	WRITE_ONCE(quic->shares.size, MLX5_CAP_QUIC_TX(mdev, sa_index_form) ?
+		   1U << MLX5_CAP_QUIC_TX(mdev, log_max_sa) : 0);
 	WRITE_ONCE(quic->max_lso_segments, !MLX5_CAP_QUIC_TX(mdev, lso) ? 1 :
 		   MLX5_CAP_QUIC_TX(mdev, max_lso_segments));
 }
@@ -185,7 +191,7 @@ static void mlx5e_quic_caps(struct net_device *netdev,
 		caps->forms |= UDP_CRYPTO_DEV_FORM_INDEX;
 	if (quic->inline_form)
 		caps->forms |= UDP_CRYPTO_DEV_FORM_INLINE;
-	caps->sa_max = quic->max_sa;
+	caps->sa_max = READ_ONCE(quic->shares.size);
 	caps->sa_count = READ_ONCE(quic->stats.installed);
 }
 
@@ -299,6 +305,7 @@ static void mlx5e_quic_uninstall(struct mlx5e_quic *quic,
 		udp_crypto_sa_moved(&sa->holder,
 				    mlx5e_quic_sa_state(&sa->holder));
 		mlx5e_quic_destroy(quic, batch, &batch->cmd[i]);
+		udp_crypto_shares_give(&quic->shares, sa->holder.sa);
 		quic->stats.installed--;
 		quic->stats.destroyed++;
 	}
@@ -312,12 +319,22 @@ static void mlx5e_quic_uninstall(struct mlx5e_quic *quic,
 			quic->stats.failed++;
 }
 
-/* There is room in the database again. */
+/* There is room in the database again, for those who have not got their share. */
 static void mlx5e_quic_retry(struct mlx5e_quic *quic, unsigned int n)
 {
+	unsigned int looks = MLX5E_QUIC_LOOKS;
+	struct mlx5e_quic_sa *sa;
+
 	spin_lock_bh(&quic->lock);
-	while (n-- && !list_empty(&quic->full))
-		list_move_tail(quic->full.next, &quic->install);
+	while (n && looks-- && !list_empty(&quic->full)) {
+		sa = list_first_entry(&quic->full, struct mlx5e_quic_sa, list);
+		if (udp_crypto_shares_may(&quic->shares, sa->holder.sa)) {
+			list_move_tail(&sa->list, &quic->install);
+			n--;
+		} else {
+			list_rotate_left(&quic->full);
+		}
+	}
 	spin_unlock_bh(&quic->lock);
 }
 
@@ -337,6 +354,16 @@ static bool mlx5e_quic_remove(struct mlx5e_quic *quic,
 	return batch->n;
 }
 
+/* Did the device have no room, or was the user's share used up? */
+static bool mlx5e_quic_cmd_is_full(const struct mlx5e_quic_cmd *cmd)
+{
+	if (!cmd->tried)
+		return cmd->err == -ENOSPC;
+	return cmd->err == -EREMOTEIO &&
+	       MLX5_GET(general_obj_out_cmd_hdr, cmd->out, status) ==
+	       MLX5_CMD_STAT_NO_RES_ERR;
+}
+
 static bool mlx5e_quic_install(struct mlx5e_quic *quic,
 			       struct mlx5e_quic_batch *batch)
 {
@@ -344,8 +371,15 @@ static bool mlx5e_quic_install(struct mlx5e_quic *quic,
 
 	mlx5e_quic_take(quic, batch, &quic->install);
 	mlx5_cmd_init_async_ctx(quic->priv->mdev, &batch->ctx);
-	for (i = 0; i < batch->n; i++)
-		mlx5e_quic_create(quic, batch, &batch->cmd[i]);
+	for (i = 0; i < batch->n; i++) {
+		struct mlx5e_quic_cmd *cmd = &batch->cmd[i];
+
+		cmd->err = udp_crypto_shares_take(&quic->shares,
+						  cmd->sa->holder.sa);
+		cmd->tried = !cmd->err;
+		if (cmd->tried)
+			mlx5e_quic_create(quic, batch, cmd);
+	}
 	mlx5_cmd_cleanup_async_ctx(&batch->ctx);
 
 	for (i = 0; i < batch->n; i++) {
@@ -364,9 +398,10 @@ static bool mlx5e_quic_install(struct mlx5e_quic *quic,
 			mlx5e_quic_give_back(quic, cmd->sa, &quic->installed);
 			continue;
 		}
-		if (cmd->err == -EREMOTEIO &&
-		    MLX5_GET(general_obj_out_cmd_hdr, cmd->out, status) ==
-		    MLX5_CMD_STAT_NO_RES_ERR)
+		if (cmd->tried)
+			udp_crypto_shares_give(&quic->shares,
+					       cmd->sa->holder.sa);
+		if (mlx5e_quic_cmd_is_full(cmd))
 			quic->stats.full++;
 		else
 			quic->stats.failed++;
@@ -478,6 +513,7 @@ void mlx5e_quic_init(struct mlx5e_priv *priv)
 	INIT_LIST_HEAD(&quic->remove);
 	mutex_init(&quic->cmd_lock);
 	INIT_WORK(&quic->work, mlx5e_quic_work);
+	udp_crypto_shares_init(&quic->shares, 0);
 	mlx5e_quic_read_caps(quic);
 	/* pairs with READ_ONCE() on transmit */
 	smp_store_release(&priv->quic, quic);
@@ -512,7 +548,8 @@ void mlx5e_quic_cleanup(struct mlx5e_priv *priv)
 		;
 	WRITE_ONCE(priv->quic, NULL);
 	synchronize_net();
-	WARN_ON(!list_empty(&quic->remove));
+	WARN_ON(!list_empty(&quic->remove) || quic->shares.used ||
+		!xa_empty(&quic->shares.users));
 	cancel_work_sync(&quic->work);
 	kfree(quic);
 }
@@ -530,7 +567,8 @@ void mlx5e_quic_health_diagnose(struct mlx5e_priv *priv,
 	if (!quic)
 		return;
 	mlx5e_health_fmsg_named_obj_nest_start(fmsg, "QUIC");
-	devlink_fmsg_u32_pair_put(fmsg, "SA database size", quic->max_sa);
+	devlink_fmsg_u32_pair_put(fmsg, "SA database size",
+				  READ_ONCE(quic->shares.size));
 	devlink_fmsg_u64_pair_put(fmsg, "SAs installed",
 				  READ_ONCE(quic->stats.installed));
 	devlink_fmsg_u64_pair_put(fmsg, "database full",

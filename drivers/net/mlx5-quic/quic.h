@@ -46,13 +46,14 @@ struct mlx5e_quic_sa {
  * @ciphers: 1 << enum udp_quic_cipher
  * @index_form: WQEs may name an SA of the database
  * @inline_form: WQEs may bring keys
- * @max_sa: size of the database, 0 without the index form
  * @max_lso_segments: QUIC packets in one WQE, 1 without LSO
  * @lock: BHs off; lists, flags of the SAs
  * @install: to be put into the database
  * @installed: are in it
- * @full: it had no room for them: their packets bring the keys
+ * @full: it had no room for them, or not within their user's share: their
+ *	packets bring the keys
  * @remove: deleted
+ * @shares: of the database, 0 without the index form; under @cmd_lock
  * @up: the device takes commands; changed under @cmd_lock too
  * @cmd_lock: one batch of commands at a time
  * @work: installs and removes
@@ -60,7 +61,7 @@ struct mlx5e_quic_sa {
  * @stats.installed: in the database now
  * @stats.created: put into it since the netdev was made
  * @stats.destroyed: taken out of it, resets included
- * @stats.full: times that there was no room
+ * @stats.full: times that there was no room, or not within the user's share
  * @stats.failed: times that a command failed otherwise
  * @hw_stats: MLX5_QUIC_REG_CNT, of the last time that it could be read
  */
@@ -69,7 +70,6 @@ struct mlx5e_quic {
 	u32 ciphers;
 	bool index_form;
 	bool inline_form;
-	u32 max_sa;
 	u16 max_lso_segments;
 
 	spinlock_t lock; /* lists, flags of the SAs */
@@ -80,6 +80,7 @@ struct mlx5e_quic {
 	bool up;
 
 	struct mutex cmd_lock; /* one batch of commands at a time */
+	struct udp_crypto_shares shares;
 	struct work_struct work;
 	struct {
 		u64 installed;

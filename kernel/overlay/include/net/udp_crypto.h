@@ -20,6 +20,7 @@
 #include <linux/skbuff.h>
 #include <linux/sockptr.h>
 #include <linux/uidgid.h>
+#include <linux/xarray.h>
 #include <uapi/linux/udp_crypto.h>
 
 struct cmsghdr;
@@ -76,6 +77,26 @@ struct udp_crypto_holder {
 	struct hlist_node	node;
 	struct net_device	*dev;
 	struct udp_sa		*sa;
+};
+
+/**
+ * struct udp_crypto_shares - a device's database, shared fairly among users
+ * @size: SAs that it has room for, or 0: not known, and nobody is refused
+ * @used: SAs that are in it, or on their way in
+ * @users: by uid, how many of them its sockets have, if any
+ *
+ * A user may have eight times as many SAs as there is room left, one place
+ * less, and one in any case (Choudhury and Hahne, "Dynamic Queue Length
+ * Thresholds for Shared-Memory Packet Switches", 1998): alone eight ninths of
+ * the database, and whoever comes finds room. What root has made, for itself
+ * or over netlink, is not limited.
+ *
+ * The owner serialises all calls.
+ */
+struct udp_crypto_shares {
+	unsigned int	size;
+	unsigned int	used;
+	struct xarray	users;
 };
 
 /**
@@ -300,6 +321,14 @@ struct udp_sa *udp_crypto_ext_sa(const struct net *net,
 bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
 		     struct udp_sa *sa);
 void udp_crypto_release(struct udp_crypto_holder *holder);
+void udp_crypto_shares_init(struct udp_crypto_shares *shares,
+			    unsigned int size);
+bool udp_crypto_shares_may(const struct udp_crypto_shares *shares,
+			   const struct udp_sa *sa);
+int udp_crypto_shares_take(struct udp_crypto_shares *shares,
+			   const struct udp_sa *sa);
+void udp_crypto_shares_give(struct udp_crypto_shares *shares,
+			    const struct udp_sa *sa);
 void udp_crypto_sa_moved(struct udp_crypto_holder *holder, u32 path);
 void udp_crypto_drop(struct net *net, struct sk_buff *skb,
 		     enum skb_drop_reason reason);

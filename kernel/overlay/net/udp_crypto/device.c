@@ -9,6 +9,9 @@
 #include "internal.h"
 #include <trace/events/udp_crypto.h>
 
+/* How many times as many SAs as there is room left a user may have. */
+#define UDP_CRYPTO_SHARE 8
+
 /* All lists of holders: changed when an SA meets a device for the first time
  * and when it goes, never per packet.
  */
@@ -175,3 +178,102 @@ void udp_crypto_lower_caps(struct net_device *lower,
 		ops->caps(lower, caps);
 }
 EXPORT_SYMBOL_GPL(udp_crypto_lower_caps);
+
+/* Of a socket of an unprivileged user. The rest is the administrator's affair. */
+static bool udp_crypto_shares_limits(const struct udp_sa *sa)
+{
+	return sa->key.sk && !uid_eq(sa->uid, GLOBAL_ROOT_UID);
+}
+
+static unsigned long udp_crypto_shares_of(const struct udp_crypto_shares *shares,
+					  const struct udp_sa *sa)
+{
+	return xa_to_value(xa_load(&shares->users, __kuid_val(sa->uid)));
+}
+
+/**
+ * udp_crypto_shares_init() - an empty database
+ * @shares: to be destroyed with xa_destroy(&@shares->users), if at all
+ * @size: SAs that it has room for, or 0
+ */
+void udp_crypto_shares_init(struct udp_crypto_shares *shares, unsigned int size)
+{
+	shares->size = size;
+	shares->used = 0;
+	xa_init(&shares->users);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_shares_init);
+
+/**
+ * udp_crypto_shares_may() - is there a place in the database for an SA?
+ * @shares: of the device
+ * @sa: not freed
+ *
+ * Any context in which @shares does not change.
+ */
+bool udp_crypto_shares_may(const struct udp_crypto_shares *shares,
+			   const struct udp_sa *sa)
+{
+	unsigned long count, left;
+
+	if (!shares->size || !udp_crypto_shares_limits(sa))
+		return true;
+	if (shares->used >= shares->size)
+		return false;
+	left = shares->size - shares->used;
+	count = udp_crypto_shares_of(shares, sa);
+	return !count || count < UDP_CRYPTO_SHARE * (left - 1);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_shares_may);
+
+/**
+ * udp_crypto_shares_take() - an SA is about to be put into the database
+ * @shares: of the device
+ * @sa: that the device holds
+ *
+ * Process context.
+ * Return: 0, -ENOSPC if that would be more than the user's share, -ENOMEM.
+ */
+int udp_crypto_shares_take(struct udp_crypto_shares *shares,
+			   const struct udp_sa *sa)
+{
+	int err;
+
+	if (!udp_crypto_shares_may(shares, sa))
+		return -ENOSPC;
+	if (udp_crypto_shares_limits(sa)) {
+		unsigned long count = udp_crypto_shares_of(shares, sa);
+
+		err = xa_err(xa_store(&shares->users, __kuid_val(sa->uid),
+				      xa_mk_value(count + 1), GFP_KERNEL));
+		if (err)
+			return err;
+	}
+	shares->used++;
+	return 0;
+}
+EXPORT_SYMBOL_GPL(udp_crypto_shares_take);
+
+/**
+ * udp_crypto_shares_give() - an SA has left the database, or did not get there
+ * @shares: of the device
+ * @sa: after udp_crypto_shares_take(), before udp_crypto_release()
+ *
+ * Process context.
+ */
+void udp_crypto_shares_give(struct udp_crypto_shares *shares,
+			    const struct udp_sa *sa)
+{
+	shares->used--;
+	if (udp_crypto_shares_limits(sa)) {
+		unsigned long count = udp_crypto_shares_of(shares, sa) - 1;
+
+		/* neither allocates: the entry is there */
+		if (count)
+			xa_store(&shares->users, __kuid_val(sa->uid),
+				 xa_mk_value(count), GFP_KERNEL);
+		else
+			xa_erase(&shares->users, __kuid_val(sa->uid));
+	}
+}
+EXPORT_SYMBOL_GPL(udp_crypto_shares_give);
