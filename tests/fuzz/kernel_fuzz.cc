@@ -17,10 +17,12 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <regex>
 #include <span>
 #include <string_view>
 #include <thread>
+#include <tuple>
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -65,6 +67,13 @@ class Scene {
         if (memory == MAP_FAILED || ::mprotect(memory + 2 * kRoom, 4096, PROT_NONE) != 0)
             throw_errno("mmap");
         edge_ = memory + 2 * kRoom;
+        for (const auto &[ns, device, address] :
+             {std::tuple{&world.a, "va", "10.1.7.1"}, std::tuple{&world.b, "vb", "10.1.7.2"}}) {
+            const std::string vlan = std::string(device) + ".7";
+            ns->command(std::string("ip link add link ") + device + " name " + vlan +
+                        " type vlan id 7; ip addr add " + address + "/24 dev " + vlan +
+                        "; ip link set " + vlan + " up");
+        }
         for (const NetNamespace *ns : {&world.a, &world.b})
             ns->run([this] {
                 UniqueFd fd = udp_socket(AF_INET6);
@@ -72,67 +81,78 @@ class Scene {
                 bind_to(fd.get(), Address::v6("::", kPort));
                 receivers_.push_back(std::move(fd));
             });
-        world.a.run([this] { netlink = std::make_unique<RawNetlink>(); });
+        world.a.run([this] {
+            netlink = std::make_unique<RawNetlink>();
+            netlink->join(); // somebody is told of what changes
+        });
     }
 
-    // @bytes at the very end of readable memory.
-    std::uint8_t *at_edge(ByteView bytes) {
-        std::uint8_t *at = edge_ - std::min<std::size_t>(bytes.size(), kRoom);
-        std::memcpy(at, bytes.data(), static_cast<std::size_t>(edge_ - at));
-        return at;
+    // What the device can do and its VLAN device passes on; those without which the stack must look
+    // into the payload, or cuts batches (netdev_features.h).
+    struct Feature {
+        const char *device;
+        unsigned bit;
+    };
+    static constexpr std::array<Feature, 6> kFeatures{{{"va", 37},    // NETIF_F_HW_UDP_CRYPTO_TX
+                                                       {"va", 33},    // NETIF_F_GSO_UDP_L4
+                                                       {"va", 11},    // NETIF_F_GSO
+                                                       {"va.7", 37},  // NETIF_F_HW_UDP_CRYPTO_TX
+                                                       {"va.7", 3},   // NETIF_F_HW_CSUM
+                                                       {"va.7", 0}}}; // NETIF_F_SG
+    // As ethtool does; 0 or -1.
+    int set_feature(const Feature &feature, bool on) {
+        constexpr std::size_t kSize =
+            sizeof(ethtool_sfeatures) + 2 * sizeof(ethtool_set_features_block);
+        alignas(ethtool_sfeatures) std::array<std::uint8_t, kSize> memory{};
+        auto *set = reinterpret_cast<ethtool_sfeatures *>(memory.data());
+        set->cmd = ETHTOOL_SFEATURES;
+        set->size = 2;
+        set->features[feature.bit / 32].valid = 1U << feature.bit % 32;
+        set->features[feature.bit / 32].requested = on ? 1U << feature.bit % 32 : 0;
+        ifreq request{};
+        std::strcpy(request.ifr_name, feature.device);
+        request.ifr_data = reinterpret_cast<char *>(set);
+        return device_call(SIOCETHTOOL, request);
+    }
+    int set_mtu(int mtu) {
+        ifreq request{};
+        std::strcpy(request.ifr_name, "va");
+        request.ifr_mtu = mtu;
+        return device_call(SIOCSIFMTU, request);
+    }
+    // Packets wait for a moment in front of the device, or do not.
+    void set_delay(bool on) {
+        const std::scoped_lock one(delay_);
+        if (on != delayed_)
+            world.a.command(on ? "tc qdisc replace dev va root netem delay 3ms"
+                               : "tc qdisc replace dev va root pfifo");
+        delayed_ = on;
     }
 
-    // What has arrived anywhere must not be what was to be protected.
-    void judge_wire() {
-        std::array<std::uint8_t, 65536> buffer{};
-        for (const UniqueFd &fd : receivers_)
-            for (;;) {
-                const ssize_t n =
-                    ::recv(fd.get(), buffer.data(), buffer.size(), MSG_DONTWAIT | MSG_TRUNC);
-                if (n < 0)
-                    break;
-                ++datagrams;
-                if (contains_plaintext(ByteView(buffer.data(), static_cast<std::size_t>(n))))
-                    fail("what arrives is not plaintext that was to be protected");
-            }
-        for (const std::string &complaint : world.sniffer_b().complaints())
-            if (complaint.find("checksum") == std::string::npos) // damaged on purpose
-                fail(complaint);
+    // What programs change is as it was before the next.
+    void restore() {
+        for (const char *limit : {"udp_crypto_max_sa", "udp_crypto_max_sa_per_uid"})
+            write_file(std::string("/proc/sys/net/ipv4/") + limit, "1000");
+        set_delay(false);
+        if (!changed_)
+            return;
+        for (const Feature &feature : kFeatures)
+            set_feature(feature, true);
+        set_mtu(1500);
+        changed_ = false;
     }
-
-    void judge_log() {
-        static const std::regex bad("BUG|WARNING|KASAN|KCSAN|UBSAN|Oops|general protection|"
-                                    "possible (circular|recursive|irq)|refcount_t|"
-                                    "unregister_netdevice: waiting|suspicious RCU");
-        std::array<char, 8192> record{};
-        for (;;) {
-            const ssize_t n = ::read(log_.get(), record.data(), record.size());
-            if (n < 0)
-                return;
-            const std::string text(record.data(), static_cast<std::size_t>(n));
-            if (std::regex_search(text, bad))
-                fail("the kernel has nothing to complain about: " + text);
-        }
-    }
-
-    // Every SA goes with its socket; those made over netlink are flushed.
-    void judge_database() {
-        netlink->request(UDP_CRYPTO_CMD_SA_FLUSH);
-        if (!eventually([] { return Statistics::read()["SaCurr"] == 0; }))
-            fail("no SA is left when all sockets are closed");
-        const Statistics now = Statistics::read();
-        if (now["SaAdded"] != now["SaDeleted"])
-            fail("as many SAs are deleted as were added");
-        if (now["TxPackets"] < now["TxDevice"] + (now["TxSoftware"] - now["TxSoftwareLate"]))
-            fail("no packet is counted at its end that was not at its start");
-    }
-
-    World world;
-    std::unique_ptr<RawNetlink> netlink;
-    std::uint64_t datagrams = 0;
 
   private:
+    int device_call(unsigned long call, ifreq &request) {
+        changed_ = true;
+        const UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        return ::ioctl(fd.get(), call, &request);
+    }
+
     static constexpr std::size_t kRoom = 1 << 17;
+    std::atomic<bool> changed_ = false;
+    std::mutex delay_;
+    bool delayed_ = false;
     UniqueFd log_;
     std::uint8_t *edge_ = nullptr;
     std::vector<UniqueFd> receivers_;
@@ -324,7 +344,7 @@ void Program::set_other(Input &in) {
 }
 
 Address Program::address(Input &in) {
-    switch (in.u8() % 12) {
+    switch (in.u8() % 13) {
     case 0:
         return Address::v4("127.0.0.1", kPort);
     case 1:
@@ -347,6 +367,8 @@ Address Program::address(Input &in) {
         return Address::v4("10.1.1.77", kPort); // nobody is there
     case 10:
         return Address::v4("192.0.2.1", kPort); // no route
+    case 11:
+        return Address::v4("10.1.7.2", kPort); // VLAN
     default:
         return Address::v4("10.1.1.2", in.u16());
     }
@@ -513,50 +535,64 @@ void Program::netlink(Input &in) {
     const std::uint8_t how = in.u8();
     if (how % 2 == 0)
         attributes = sa_attributes(keys_of_seed(kAllCiphers[how >> 1 & 3], how), in.u8() % 2);
-    for (unsigned n = in.u8() % 4; n > 0; --n)
-        attributes.push_back({static_cast<std::uint16_t>(in.u8() % 20), in.bytes(in.u8() % 40)});
+    for (unsigned n = in.u8() % 4; n > 0; --n) {
+        const auto type = static_cast<std::uint16_t>(in.u8() % 20);
+        const std::uint8_t length = in.u8();
+        if (length == 0xff) // whichever type it is, that of one that is there
+            attributes.push_back(Attribute::u32(type, some_sa(in)));
+        else
+            attributes.push_back({type, in.bytes(length % 40)});
+    }
     const std::uint16_t flags = how < 128 ? 0 : how < 250 ? NLM_F_DUMP : in.u16();
-    Bytes message = nl.build(in.u8() % 12, attributes, flags);
+    const std::uint8_t command = in.u8() % 12;
+    Bytes message = nl.build(command, attributes, flags);
     if (how >= 240)
         message[in.below(static_cast<std::uint32_t>(message.size()))] = in.u8();
-    note(8, ::send(nl.fd(), message.data(), message.size(), MSG_DONTWAIT));
-    for (unsigned i = 0; i < 64 && nl.receive(false); ++i) {
+    note(8 + 16 * command, ::send(nl.fd(), message.data(), message.size(), MSG_DONTWAIT));
+    for (unsigned i = 0; i < 64; ++i) {
+        const auto answer = nl.receive(false);
+        if (!answer)
+            break;
+        nlmsghdr header{};
+        if (answer->size() < sizeof(header))
+            continue;
+        std::memcpy(&header, answer->data(), sizeof(header));
+        const auto index = find_number(*answer, UDP_CRYPTO_A_SA_INDEX);
+        if (command == UDP_CRYPTO_CMD_SA_ADD && header.nlmsg_type == nl.family() && index)
+            sas_[next_sa_++ % sas_.size()] = static_cast<std::uint32_t>(*index);
     }
 }
 
-// Features, flags and MTU of the offloading device, and limits.
+// Features, MTU and queue of the offloading device, and limits.
 void Program::device(Input &in) {
-    const UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    ifreq request{};
-    std::strcpy(request.ifr_name, "va");
-    switch (const std::uint8_t how = in.u8(); how % 6) {
+    Scene &s = scene();
+    switch (const std::uint8_t how = in.u8(); how % 8) {
     case 0:
-    case 1: {
-        constexpr std::size_t kSize =
-            sizeof(ethtool_sfeatures) + 2 * sizeof(ethtool_set_features_block);
-        alignas(ethtool_sfeatures) std::array<std::uint8_t, kSize> memory{};
-        auto *set = reinterpret_cast<ethtool_sfeatures *>(memory.data());
-        set->cmd = ETHTOOL_SFEATURES;
-        set->size = 2;
-        constexpr unsigned kUdpCrypto = 37 - 32; // NETIF_F_HW_UDP_CRYPTO_TX_BIT
-        set->features[1].valid = 1U << kUdpCrypto;
-        set->features[1].requested = how % 6 == 0 ? 1U << kUdpCrypto : 0;
-        request.ifr_data = reinterpret_cast<char *>(set);
-        note(9, ::ioctl(fd.get(), SIOCETHTOOL, &request));
+    case 1:
+        note(9, s.set_feature(Scene::kFeatures[0], how % 8 == 0));
+        break;
+    case 2: {
+        const unsigned which = (how >> 4 & 7) % Scene::kFeatures.size();
+        note(9 + 16 * which, s.set_feature(Scene::kFeatures.at(which), how >= 128));
         break;
     }
-    case 2:
-        request.ifr_mtu = how < 128 ? 1500 : 68 + in.u16() % 2000;
-        note(10, ::ioctl(fd.get(), SIOCSIFMTU, &request));
-        break;
     case 3:
-        write_file("/proc/sys/net/ipv4/udp_crypto_max_sa", std::to_string(in.u8()));
+        note(10, s.set_mtu(how < 128 ? 1500 : 68 + in.u16() % 2000));
         break;
     case 4:
-        write_file("/proc/sys/net/ipv4/udp_crypto_max_sa_per_uid", std::to_string(in.u8()));
+        write_file(how < 128 ? "/proc/sys/net/ipv4/udp_crypto_max_sa"
+                             : "/proc/sys/net/ipv4/udp_crypto_max_sa_per_uid",
+                   std::to_string(in.u8()));
+        break;
+    case 5:
+        s.set_delay(how < 128);
+        break;
+    case 6:
+        read_file("/proc/net/udp_crypto_stat");
         break;
     default:
-        read_file("/proc/net/udp_crypto_stat");
+        // The device's ciphers are set up by a worker.
+        std::this_thread::sleep_for(std::chrono::milliseconds(4));
     }
 }
 
@@ -684,32 +720,202 @@ void run_input(Input in) {
         if (slot >= 0)
             ::close(slot);
     kcov.collect();
-    for (const char *limit : {"udp_crypto_max_sa", "udp_crypto_max_sa_per_uid"})
-        write_file(std::string("/proc/sys/net/ipv4/") + limit, "1000");
+    s.restore();
     s.judge_wire();
     s.judge_database();
     s.judge_log();
 }
 
-// Programs that reach the main paths at once.
+// Programs that reach the main paths at once. The numbers are what the members of Program read.
+class Seed {
+  public:
+    explicit Seed(std::uint8_t socket, std::uint8_t to = 2) : socket_(socket), to_(to) {}
+
+    // @how: 0x40 shared, 0x80 guarded; 1: with a packet limit of 3
+    Seed &add_sa(std::uint8_t cipher, std::uint8_t how = 4) {
+        put({3, socket_, how, 0, 1});
+        if (how % 16 == 1)
+            put({3});
+        return put({cipher, 0});
+    }
+    Seed &delete_sa() { return put({3, socket_, 3, 0, 0}); }
+    Seed &get_sa() { return put({8, socket_, 1, 0, 0}); }
+    Seed &get_caps() { return put({8, socket_, 0, 0}); }
+    Seed &zerocopy() { return put({10, socket_, 6, 1}); }
+    Seed &segment(std::uint8_t size) { return put({10, socket_, 1, size}); }
+    Seed &cork(bool on) { return put({10, socket_, 0, static_cast<std::uint8_t>(on)}); }
+    Seed &connect() { return put({13, socket_, to_, 1, 1}); }
+    // Packets numbered from @pn with the last SA; in tag room: 1 in @how; flags: 7 zero-copy, 5
+    // MSG_MORE
+    Seed &packets(std::uint8_t n, std::uint16_t pn = 0, std::uint8_t how = 0,
+                  std::uint8_t flags = 0) {
+        const auto high = static_cast<std::uint8_t>(pn >> 8);
+        const auto low = static_cast<std::uint8_t>(pn);
+        const auto room = static_cast<std::uint8_t>(how & 1);
+        put({31, socket_, how, static_cast<std::uint8_t>(n > 1 ? 2 : 1), 0});
+        if (pn == 0)
+            put({room, 0, 0});
+        else
+            put({static_cast<std::uint8_t>(128 + room), high, low, 0, 0});
+        if (n > 1)
+            put({4, 0}); // UDP_SEGMENT of 100
+        put({0, n});
+        if (pn == 0)
+            put({0});
+        else
+            put({128, high, low});
+        return put({to_, flags});
+    }
+    Seed &inline_keys(std::uint8_t cipher) {
+        return put({31, socket_, 0, 1, 3, 0, cipher, 0, 0, 1, 0, to_, 0});
+    }
+    Seed &feature(unsigned which, bool on) {
+        return put({18, static_cast<std::uint8_t>(2 + 16 * which + (on ? 128 : 0))});
+    }
+    Seed &mtu(std::uint16_t mtu) {
+        const auto value = static_cast<std::uint16_t>(mtu - 68);
+        return put(
+            {18, 131, static_cast<std::uint8_t>(value >> 8), static_cast<std::uint8_t>(value)});
+    }
+    Seed &limit(std::uint8_t sas, bool per_uid) {
+        return put({18, static_cast<std::uint8_t>(per_uid ? 132 : 4), sas});
+    }
+    Seed &delay(bool on) { return put({18, static_cast<std::uint8_t>(on ? 5 : 133)}); }
+    Seed &statistics() { return put({18, 6}); }
+    Seed &pause() { return put({18, 7}); }
+    Seed &drain() { return put({19, socket_}); }
+    Seed &close() { return put({2, socket_}); }
+    // Over netlink: for uid 0 or 1, of an SA, of all or none
+    Seed &netlink_add(std::uint8_t cipher, std::uint8_t uid = 0) {
+        return put({15, static_cast<std::uint8_t>(cipher << 1), uid, 0, 2});
+    }
+    Seed &netlink_one(std::uint8_t command) { return put({15, 1, 1, 1, 0xff, 0, command}); }
+    Seed &netlink_all(std::uint8_t command) { return put({15, 1, 0, command}); }
+    Seed &netlink_dump(std::uint8_t command) { return put({15, 129, 0, command}); }
+    // In another process (1: of another namespace, 4: of another user); in two threads
+    Seed &child(std::uint8_t how, const Seed &program) { return put({21, 0, how}).put(program); }
+    Seed &threads(const Seed &one, const Seed &two) { return put({22}).put(one).put(two); }
+
+    Seed &put(std::initializer_list<std::uint8_t> bytes) {
+        bytes_.insert(bytes_.end(), bytes);
+        return *this;
+    }
+    Seed &put(const Seed &program) {
+        bytes_.push_back(static_cast<std::uint8_t>(program.bytes_.size()));
+        bytes_.insert(bytes_.end(), program.bytes_.begin(), program.bytes_.end());
+        return *this;
+    }
+    const Bytes &bytes() const { return bytes_; }
+
+  private:
+    std::uint8_t socket_;
+    std::uint8_t to_;
+    Bytes bytes_;
+};
+
 std::vector<Bytes> seeds() {
     std::vector<Bytes> all;
+    const auto keep = [&](const Seed &seed) { all.push_back(seed.bytes()); };
     constexpr std::array<std::array<std::uint8_t, 2>, 8> kWays{
         {{0, 0}, {0, 2}, {0, 6}, {0, 9}, {1, 1}, {1, 3}, {1, 4}, {1, 7}}};
-    for (const auto &[socket, to] : kWays)
-        for (std::uint8_t cipher = 0; cipher < 4; ++cipher) {
-            Bytes s{10, socket, 6, 1};                                         // SO_ZEROCOPY
-            s.insert(s.end(), {3, socket, 4, 0, 1, cipher, 0});                // an SA
-            s.insert(s.end(), {31, socket, 0, 1, 0, 0, 0, 0, 0, 1, 0, to, 0}); // a packet
-            // a batch; one with tag room from the caller's pages; keys in the message; what it was
-            s.insert(s.end(), {31, socket, 0, 2, 0, 0, 0, 0, 4, 0, 0, 3, 0, to, 0});
-            s.insert(s.end(), {31, socket, 1, 2, 0, 1, 0, 0, 4, 0, 0, 3, 0, to, 7});
-            s.insert(s.end(), {31, socket, 0, 1, 3, 0, cipher, 0, 0, 1, 0, to, 0});
-            s.insert(s.end(), {8, socket, 1, 0, 0});
-            all.push_back(std::move(s));
-        }
-    all.push_back({15, 0, 0, 0, 2});                            // netlink: sa-add
-    all.push_back({15, 129, 0, 3, 15, 129, 0, 4, 15, 1, 0, 6}); // dumps, statistics
+    for (std::uint8_t cipher = 0; const auto &[socket, to] : kWays) {
+        keep(Seed(socket, to)
+                 .zerocopy()
+                 .add_sa(cipher % 4)
+                 .packets(1)
+                 .packets(3)
+                 .pause()
+                 .packets(3, 7, 1, 7)
+                 .inline_keys(cipher % 4)
+                 .drain()
+                 .get_sa());
+        ++cipher;
+    }
+    for (const std::uint8_t socket : {0, 1}) {
+        const auto to = static_cast<std::uint8_t>(2 + socket);
+        const Seed on(socket, to);
+        // Ready for the device; then what it has is taken away: it cannot encrypt, the stack cuts
+        // batches, must look into the payload, has to copy
+        for (unsigned which = 0; which < Scene::kFeatures.size(); ++which)
+            keep(Seed(socket, which < 3 ? to : 11)
+                     .add_sa(0)
+                     .packets(1)
+                     .pause()
+                     .packets(3, 1)
+                     .feature(which, false)
+                     .packets(3, 4)
+                     .packets(1, 7)
+                     .feature(which, true)
+                     .packets(1, 8));
+        // The same while packets wait
+        keep(Seed(on)
+                 .add_sa(1)
+                 .packets(1)
+                 .pause()
+                 .delay(true)
+                 .packets(3, 1)
+                 .feature(0, false)
+                 .pause()
+                 .packets(1, 4)
+                 .delay(false));
+        keep(Seed(on)
+                 .add_sa(2)
+                 .packets(1)
+                 .pause()
+                 .delay(true)
+                 .packets(3, 1)
+                 .inline_keys(0)
+                 .delete_sa()
+                 .close());
+        keep(Seed(on)
+                 .add_sa(0, 0x84)
+                 .packets(3, 100)
+                 .packets(1, 101)
+                 .packets(1, 90)
+                 .packets(3, 98)
+                 .packets(1, 5000)
+                 .packets(1, 100)
+                 .get_sa());
+        keep(Seed(on).add_sa(0, 1).packets(3).packets(1, 3).get_sa().add_sa(3, 0x81).packets(1, 9));
+        keep(Seed(on)
+                 .limit(1, false)
+                 .add_sa(0)
+                 .put({3, socket, 4, 1, 1, 0, 0})
+                 .limit(0, true)
+                 .delete_sa()
+                 .add_sa(0));
+        keep(Seed(on).mtu(576).add_sa(0).segment(70).packets(3).packets(7).mtu(1280).packets(1, 9));
+        keep(Seed(on).add_sa(0).cork(true).packets(1).cork(false).packets(1, 0, 0, 5).packets(1));
+        keep(Seed(on).connect().add_sa(0).packets(1, 0, 2).drain().statistics().get_caps());
+        keep(Seed(on).netlink_add(0).packets(1).packets(3, 1).netlink_one(4).netlink_one(3).packets(
+            1, 5));
+        keep(Seed(on)
+                 .add_sa(0, 0x44)
+                 .child(0, Seed(on).packets(1).delete_sa())
+                 .child(3, Seed(on).add_sa(1).packets(1))
+                 .child(4, Seed(on).packets(1, 2)));
+        keep(Seed(on).add_sa(0, 0xc4).threads(Seed(on).packets(3).packets(3, 8).delete_sa(),
+                                              Seed(on).packets(3, 3).packets(1, 9).close()));
+    }
+    const Seed on(0);
+    for (const std::uint8_t cipher : {0, 1, 2, 3})
+        keep(Seed(on)
+                 .netlink_add(cipher)
+                 .netlink_add(cipher, 1)
+                 .netlink_one(4)
+                 .netlink_one(3)
+                 .netlink_dump(4)
+                 .netlink_all(5));
+    keep(Seed(on)
+             .add_sa(0)
+             .netlink_one(4)
+             .netlink_one(3)
+             .netlink_dump(1)
+             .netlink_dump(4)
+             .netlink_all(6)
+             .netlink_dump(6));
+    // A device by its number
+    keep(Seed(on).put({15, 1, 1, 1, 4, 2, 0, 0, 0, 1}).put({15, 1, 1, 1, 4, 9, 0, 0, 0, 1}));
     return all;
 }
 
