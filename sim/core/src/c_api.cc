@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -13,6 +12,15 @@
 #include <type_traits>
 
 namespace {
+
+// As much as fits, with a 0 behind it.
+void copy_text(const std::string &text, char *to, std::size_t size) {
+    if (size == 0)
+        return;
+    const std::size_t n = std::min(text.size(), size - 1);
+    std::copy_n(text.data(), n, to);
+    to[n] = 0;
+}
 
 static_assert(CONNECTX_BAR_SIZE == connectx::kBarSize);
 static_assert(CONNECTX_MSIX_TABLE_OFFSET == connectx::kMsixTableOffset);
@@ -154,8 +162,7 @@ bool connectx_inject_fault(struct connectx_device *dev, const char *spec, char *
     return guarded(dev, [&] {
         std::string why;
         const bool ok = dev->device.inject_fault(spec, why);
-        if (error_size > 0)
-            std::snprintf(error, error_size, "%s", why.c_str());
+        copy_text(why, error, error_size);
         return ok;
     });
 }
@@ -163,8 +170,7 @@ bool connectx_inject_fault(struct connectx_device *dev, const char *spec, char *
 size_t connectx_describe(struct connectx_device *dev, char *text, size_t size) {
     return guarded(dev, [&] {
         const std::string s = dev->device.describe();
-        if (size > 0)
-            std::snprintf(text, size, "%s", s.c_str());
+        copy_text(s, text, size);
         return s.size();
     });
 }

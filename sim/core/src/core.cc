@@ -7,6 +7,7 @@
 
 namespace connectx {
 
+// NOLINTNEXTLINE(cert-dcl50-cpp): the compiler checks formats (the attribute format)
 std::string format(const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
@@ -105,6 +106,7 @@ void Core::wire_tx(ConstBytes frame) {
     host.wire_tx(frame);
 }
 
+// NOLINTNEXTLINE(cert-dcl50-cpp): likewise
 void Core::log(LogLevel level, const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);

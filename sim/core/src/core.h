@@ -255,7 +255,7 @@ class PageSupply {
     /// No more than 1 GiB is taken, whatever the driver gives.
     static constexpr std::size_t kMaxPages = 1U << 18;
 
-    CommandStatus query(const Command &cmd);
+    static CommandStatus query(const Command &cmd);
     CommandStatus manage(const Command &cmd);
     /// Called as objects are made and destroyed; asks for more, or gives back, by event.
     void object_created();

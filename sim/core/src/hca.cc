@@ -37,7 +37,7 @@ CommandStatus set_issi(Core &core, const Command &cmd) {
     return kOk;
 }
 
-CommandStatus query_pages(Core &core, const Command &cmd) { return core.pages.query(cmd); }
+CommandStatus query_pages(Core & /*core*/, const Command &cmd) { return PageSupply::query(cmd); }
 CommandStatus manage_pages(Core &core, const Command &cmd) { return core.pages.manage(cmd); }
 
 CommandStatus query_hca_cap(Core &core, const Command &cmd) {
@@ -251,8 +251,8 @@ void PageSupply::object_destroyed() {
     if (objects_ > 0)
         --objects_;
     // Some slack, so that a driver that reopens its queues does not move pages to and fro.
-    if (granted_for_objects_ >= 2 * kRequestBatch &&
-        objects_ + 2 * kRequestBatch * kObjectsPerPage <
+    if (granted_for_objects_ >= 2 * std::size_t{kRequestBatch} &&
+        objects_ + 2 * std::size_t{kRequestBatch} * kObjectsPerPage <
             kObjectsOfInitPages + granted_for_objects_ * kObjectsPerPage) {
         granted_for_objects_ -= kRequestBatch;
         request(-kRequestBatch);

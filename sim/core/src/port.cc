@@ -114,7 +114,7 @@ class RegisterAccess {
         return kOk;
     }
 
-    CommandStatus wrong_port(unsigned port) { return port != 1 ? bad_param(0x602) : kOk; }
+    static CommandStatus wrong_port(unsigned port) { return port != 1 ? bad_param(0x602) : kOk; }
 
     CommandStatus pcam() {
         if (write_)
@@ -201,8 +201,8 @@ class RegisterAccess {
         IFC_SET(pmlp_reg, out_, local_port, 1);
         IFC_SET(pmlp_reg, out_, width, 4);
         for (unsigned lane = 0; lane < 4; ++lane) {
-            const Bytes map =
-                ifc::sub(out_, IFC_BYTE_OFF(pmlp_reg, lane0_module_mapping) + lane * 4);
+            const Bytes map = ifc::sub(out_, IFC_BYTE_OFF(pmlp_reg, lane0_module_mapping) +
+                                                 std::size_t{lane} * 4);
             IFC_SET(lane_2_module_mapping, map, module, 0);
             IFC_SET(lane_2_module_mapping, map, rx_lane, lane);
             IFC_SET(lane_2_module_mapping, map, tx_lane, lane);
@@ -441,7 +441,7 @@ void Port::count_rx(ConstBytes frame) {
     else if (multicast)
         rx_mc_.add(bytes);
     constexpr std::array<std::size_t, 9> kLimits{64, 127, 255, 511, 1023, 1518, 2047, 4095, 8191};
-    const auto it = std::lower_bound(kLimits.begin(), kLimits.end(), bytes);
+    const auto *const it = std::lower_bound(kLimits.begin(), kLimits.end(), bytes);
     ++rx_sizes_[static_cast<std::size_t>(it - kLimits.begin())];
 }
 

@@ -54,8 +54,8 @@ CommandStatus create_eq(Core &core, const Command &cmd) {
     eq->buf = std::move(buf);
     eq->uar = uar->id;
     for (unsigned i = 0; i < eq->event_mask.size(); ++i)
-        eq->event_mask[i] =
-            load_be<std::uint64_t>(IFC_AT(create_eq_in, cmd.in, event_bitmask).data() + i * 8);
+        eq->event_mask[i] = load_be<std::uint64_t>(
+            IFC_AT(create_eq_in, cmd.in, event_bitmask).data() + std::size_t{i} * 8);
     ++uar->refs;
     IFC_SET(create_eq_out, cmd.out, eq_number, eq->id);
     core.pages.object_created();

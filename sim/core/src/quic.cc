@@ -335,7 +335,7 @@ unsigned QuicOffload::parse(ConstBytes wqe, std::size_t offset, Request &request
     return 0;
 }
 
-unsigned QuicOffload::check_packets(const Request &request, std::size_t packets, bool lso) const {
+unsigned QuicOffload::check_packets(const Request &request, std::size_t packets, bool lso) {
     if (packets > 0 && packets - 1 > kQuicMaxPacketNumber - request.pn)
         return MLX5_QUIC_VENDOR_SYND_PN;
     if (lso && packets > kMaxLsoSegments)

@@ -102,8 +102,8 @@ class QuicOffload {
     [[nodiscard]] std::size_t segment_length(ConstBytes wqe, std::size_t offset) const;
     /// Both return the vendor syndrome of what is wrong, 0 if nothing is.
     [[nodiscard]] unsigned parse(ConstBytes wqe, std::size_t offset, Request &request) const;
-    [[nodiscard]] unsigned check_packets(const Request &request, std::size_t packets,
-                                         bool lso) const;
+    [[nodiscard]] static unsigned check_packets(const Request &request, std::size_t packets,
+                                                bool lso);
 
     /// The keys for a WQE's packets, found once per WQE.
     class Job {

@@ -148,7 +148,7 @@ void QuicEngine::seal_ccm(const QuicKeySchedule &schedule, const Nonce &nonce,
     std::copy(payload.begin(), payload.end(),
               mac.begin() + static_cast<std::ptrdiff_t>(kBlock + pad(2 + header.size())));
     // In pieces: the library's CBC takes less than 64 KiB at once.
-    constexpr std::size_t kPiece = 32 * 1024;
+    constexpr std::size_t kPiece = std::size_t{32} << 10;
     Block chain{};
     for (std::size_t at = 0; at < mac.size(); at += kPiece) {
         const auto piece = std::span(mac).subspan(at, std::min(kPiece, mac.size() - at));

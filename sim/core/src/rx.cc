@@ -156,7 +156,7 @@ RxEngine::Outcome RxEngine::dispatch(ConstBytes frame, bool from_wire, bool last
 
 std::optional<std::uint16_t> RxEngine::available(Rq &rq) {
     std::array<std::uint8_t, 4> record{};
-    if (!core_.dma_read(rq.wq.dbr + MLX5_RCV_DBR * 4, record))
+    if (!core_.dma_read(rq.wq.dbr + std::uint64_t{MLX5_RCV_DBR} * 4, record))
         return std::nullopt;
     const auto posted = static_cast<std::uint16_t>(load_be<std::uint32_t>(record.data()));
     const auto count = static_cast<std::uint16_t>(posted - rq.ci);

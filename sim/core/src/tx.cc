@@ -14,7 +14,7 @@ constexpr std::size_t kUnit = 16; ///< ds_cnt counts these
 constexpr std::size_t kCtrl = sizeof(mlx5_wqe_ctrl_seg);
 constexpr std::size_t kEthEnd = kCtrl + sizeof(mlx5_wqe_eth_seg);
 constexpr std::size_t kInlineStart = kCtrl + offsetof(mlx5_wqe_eth_seg, inline_hdr.start);
-constexpr std::size_t kMaxLsoPayload = 256 * 1024;
+constexpr std::size_t kMaxLsoPayload = std::size_t{256} << 10;
 constexpr std::size_t kMaxLsoFrames = 65535; // Linux's GSO_MAX_SEGS
 constexpr std::size_t kMinFrame = 60;
 constexpr std::uint32_t kLengthMask = 0x7fffffff;
@@ -92,7 +92,7 @@ void TxEngine::doorbell(ConstBytes data, std::uint32_t uar) {
         return;
     }
     std::array<std::uint8_t, 4> record{};
-    if (!core_.dma_read(sq->wq.dbr + MLX5_SND_DBR * 4, record))
+    if (!core_.dma_read(sq->wq.dbr + std::uint64_t{MLX5_SND_DBR} * 4, record))
         return;
     sq->pi = static_cast<std::uint16_t>(load_be<std::uint32_t>(record.data()));
     if (data.size() >= kBasicBlock) {
@@ -256,7 +256,7 @@ Syndrome TxEngine::parse_quic(Wqe &wqe) {
     // Without a segment size the WQE is wrong as any LSO would be.
     const std::size_t mss = be16_to_cpu(eth.mss);
     const std::size_t packets = lso && mss != 0 ? align_up(wqe.data_length(), mss) / mss : 1;
-    if (const unsigned vendor = core_.quic.check_packets(*wqe.quic, packets, lso); vendor != 0)
+    if (const unsigned vendor = QuicOffload::check_packets(*wqe.quic, packets, lso); vendor != 0)
         return wrong(vendor);
     constexpr unsigned kInner = MLX5_ETH_WQE_L3_INNER_CSUM | MLX5_ETH_WQE_L4_INNER_CSUM;
     if ((eth.cs_flags & kInner) != 0 || eth.swp_flags != 0 ||

@@ -33,7 +33,7 @@ CommandStatus query_nic_vport_context(Core &core, const Command &cmd) {
     if (type > MLX5_NVPRT_LIST_TYPE_VLAN)
         return bad_param(0x501);
     const Bytes ctx = IFC_AT(query_nic_vport_context_out, cmd.out, nic_vport_context);
-#define SET(field, value) IFC_SET(nic_vport_context, ctx, field, value)
+#define SET(field, value) IFC_SET(nic_vport_context, ctx, field, (value))
     SET(min_wqe_inline_mode, v.min_inline);
     SET(disable_uc_local_lb, v.disable_uc_lb);
     SET(disable_mc_local_lb, v.disable_mc_lb);
