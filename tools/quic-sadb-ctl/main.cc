@@ -48,9 +48,7 @@ struct Options {
     std::uint64_t count = 0;
 };
 
-void warn(const std::string &message) {
-    std::fprintf(stderr, "quic-sadb-ctl: %s\n", message.c_str());
-}
+void warn(const std::string &message) { std::cerr << "quic-sadb-ctl: " << message << '\n'; }
 
 void print_json(const Json &json) { std::cout << json.dump() << '\n'; }
 
@@ -345,12 +343,12 @@ class Progress {
         if (quiet_ || percent == shown_ || (!terminal_ && percent % 10 != 0))
             return;
         shown_ = percent;
-        std::fprintf(stderr, terminal_ ? "\r%zu of %zu SAs (%zu%%)" : "%zu of %zu SAs (%zu%%)\n",
-                     done, total_, percent);
+        std::cerr << (terminal_ ? "\r" : "") << done << " of " << total_ << " SAs (" << percent
+                  << "%)" << (terminal_ ? "" : "\n");
     }
     void clear() {
         if (terminal_ && !quiet_ && shown_ != kNothing)
-            std::fprintf(stderr, "\r\x1b[K");
+            std::cerr << "\r\x1b[K";
         shown_ = kNothing;
     }
 
@@ -372,7 +370,8 @@ void roll_back(Client &client, const std::vector<BatchLine> &lines) {
     std::size_t left = 0;
     Client::Pipeline pipeline(
         client, [&left](std::size_t, std::uint32_t, const std::optional<Refusal> &refusal) {
-            left += refusal && refusal->error != ENOENT;
+            if (refusal && refusal->error != ENOENT)
+                ++left;
         });
     for (const BatchLine &line : lines)
         if (line.index != 0)
@@ -498,7 +497,7 @@ Exit monitor(const Options &options) {
     Client client;
     client.listen();
     if (!options.quiet)
-        std::fprintf(stderr, "listening\n");
+        std::cerr << "listening\n";
     std::uint64_t seen = 0;
     client.events([&](const Event &event) {
         const char *what = event.kind == EventKind::kAdded     ? "add"
@@ -605,13 +604,17 @@ int run(int argc, char **argv) {
     } catch (const Error &error) {
         warn(std::string("error: ") + error.what());
         return static_cast<int>(error.exit());
-    } catch (const std::exception &error) {
-        warn(std::string("error: ") + error.what());
-        return static_cast<int>(Exit::kRefused);
     }
 }
 
 } // namespace
 } // namespace quic_sadb
 
-int main(int argc, char **argv) { return quic_sadb::run(argc, argv); }
+int main(int argc, char **argv) {
+    try {
+        return quic_sadb::run(argc, argv);
+    } catch (const std::exception &error) {
+        std::cerr << "quic-sadb-ctl: error: " << error.what() << '\n';
+        return static_cast<int>(quic_sadb::Exit::kRefused);
+    }
+}

@@ -14,14 +14,16 @@ namespace quic_sadb {
 template <typename T> struct WipingAllocator {
     using value_type = T;
     WipingAllocator() = default;
-    template <typename U> WipingAllocator(const WipingAllocator<U> &) noexcept {}
+    template <typename U> WipingAllocator(const WipingAllocator<U> & /*other*/) noexcept {}
 
     T *allocate(std::size_t n) { return std::allocator<T>().allocate(n); }
     void deallocate(T *p, std::size_t n) noexcept {
         ::explicit_bzero(p, n * sizeof(T));
         std::allocator<T>().deallocate(p, n);
     }
-    template <typename U> bool operator==(const WipingAllocator<U> &) const { return true; }
+    template <typename U> bool operator==(const WipingAllocator<U> & /*other*/) const {
+        return true;
+    }
 };
 
 using SecretBytes = std::vector<std::uint8_t, WipingAllocator<std::uint8_t>>;

@@ -168,9 +168,11 @@ CommandStatus query_vport_counter(Core &core, const Command &cmd) {
         IFC_GET(query_vport_counter_in, cmd.in, vport_number) != 0)
         return bad_param(0x513);
     Vport &v = core.vport;
+// NOLINTBEGIN(bugprone-macro-parentheses): a member is named, which parentheses cannot enclose
 #define PUT(field, counter)                                                                        \
     IFC_SET64(query_vport_counter_out, cmd.out, field.packets, (counter).packets);                 \
     IFC_SET64(query_vport_counter_out, cmd.out, field.octets, (counter).octets)
+    // NOLINTEND(bugprone-macro-parentheses)
     PUT(received_errors, v.rx_errors);
     PUT(transmit_errors, v.tx_errors);
     PUT(received_eth_unicast, v.rx_uc);
