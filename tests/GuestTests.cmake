@@ -9,6 +9,9 @@ add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 1500 LA
 add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 1200
                LABELS uapi long)
 add_guest_test(NAME uapi.32-bit COMMAND ${CMAKE_CURRENT_BINARY_DIR}/compat32 KERNEL release LABELS uapi)
+if(TARGET oracle_test)
+  add_guest_test(NAME uapi.oracle COMMAND oracle_test VM_ARGS --icount LABELS uapi)
+endif()
 # Searches all of the guest's memory: little is quickly searched.
 add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERNEL release MEMORY 320
                TIMEOUT 900 LABELS uapi long)
