@@ -12,8 +12,8 @@ usage: scripts/lint.sh CHECK...
   shell    shellcheck on every script
   format   clang-format on the C++ sources (.clang-format); the kernel's C has checkpatch instead
   man      mandoc on the manual pages
-  tidy     clang-tidy (.clang-tidy) on the C++ that faces a guest or the network: the device model, the
-           helper library, quic-sadb-ctl, the fuzzers. Wants the userspace built
+  tidy     clang-tidy (.clang-tidy) on the C++ that faces a guest, or is installed for root: the device
+           model and quic-sadb-ctl. Wants the userspace built
   spdx     every file names its licence; no path of a build machine got in
 END
 }
