@@ -11,6 +11,7 @@
 // results of the calls everywhere.
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -29,6 +30,8 @@
 #include <linux/errqueue.h>
 #include <linux/ethtool.h>
 #include <linux/genetlink.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
@@ -120,12 +123,39 @@ class Scene {
         request.ifr_mtu = mtu;
         return device_call(SIOCSIFMTU, request);
     }
-    // Packets wait for a moment in front of the device, or do not.
+    // Packets wait for 3 ms in front of the device, or do not. By hand: to start tc takes seconds.
     void set_delay(bool on) {
         const std::scoped_lock one(delay_);
-        if (on != delayed_)
-            world.a.command(on ? "tc qdisc replace dev va root netem delay 3ms"
-                               : "tc qdisc replace dev va root pfifo");
+        if (on == delayed_)
+            return;
+        struct {
+            nlmsghdr header;
+            tcmsg tc;
+            rtattr kind;
+            std::array<char, 8> name;
+            rtattr options;
+            tc_netem_qopt netem;
+        } request{};
+        request.header.nlmsg_len = on ? sizeof(request) : offsetof(decltype(request), options);
+        request.header.nlmsg_type = RTM_NEWQDISC;
+        request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK;
+        request.tc.tcm_ifindex = static_cast<int>(::if_nametoindex("va"));
+        request.tc.tcm_parent = TC_H_ROOT;
+        request.kind = {RTA_LENGTH(sizeof(request.name)), TCA_KIND};
+        std::strcpy(request.name.data(), on ? "netem" : "pfifo");
+        request.options = {RTA_LENGTH(sizeof(request.netem)), TCA_OPTIONS};
+        request.netem.latency = 3'000'000 / 64; // psched ticks are 64 ns
+        request.netem.limit = 1000;
+        const UniqueFd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+        struct {
+            nlmsghdr header;
+            nlmsgerr error;
+        } answer{};
+        if (::send(fd.get(), &request, request.header.nlmsg_len, 0) < 0 ||
+            ::recv(fd.get(), &answer, sizeof(answer), 0) < 0)
+            throw_errno("qdisc");
+        if (answer.error.error != 0)
+            fail(std::string("the qdisc can be set: ") + std::strerror(-answer.error.error));
         delayed_ = on;
     }
 
@@ -141,6 +171,62 @@ class Scene {
         set_mtu(1500);
         changed_ = false;
     }
+
+    // @bytes at the very end of readable memory.
+    std::uint8_t *at_edge(ByteView bytes) {
+        std::uint8_t *at = edge_ - std::min<std::size_t>(bytes.size(), kRoom);
+        std::memcpy(at, bytes.data(), static_cast<std::size_t>(edge_ - at));
+        return at;
+    }
+
+    // What has arrived anywhere must not be what was to be protected.
+    void judge_wire() {
+        std::array<std::uint8_t, 65536> buffer{};
+        for (const UniqueFd &fd : receivers_)
+            for (;;) {
+                const ssize_t n =
+                    ::recv(fd.get(), buffer.data(), buffer.size(), MSG_DONTWAIT | MSG_TRUNC);
+                if (n < 0)
+                    break;
+                ++datagrams;
+                if (contains_plaintext(ByteView(buffer.data(), static_cast<std::size_t>(n))))
+                    fail("what arrives is not plaintext that was to be protected");
+            }
+        for (const std::string &complaint : world.sniffer_b().complaints())
+            if (complaint.find("checksum") == std::string::npos) // damaged on purpose
+                fail(complaint);
+    }
+
+    void judge_log() {
+        static const std::regex bad("BUG|WARNING|KASAN|KCSAN|UBSAN|Oops|general protection|"
+                                    "possible (circular|recursive|irq)|refcount_t|"
+                                    "unregister_netdevice: waiting|suspicious RCU");
+        std::array<char, 8192> record{};
+        for (;;) {
+            const ssize_t n = ::read(log_.get(), record.data(), record.size());
+            if (n < 0)
+                return;
+            const std::string text(record.data(), static_cast<std::size_t>(n));
+            if (std::regex_search(text, bad))
+                fail("the kernel has nothing to complain about: " + text);
+        }
+    }
+
+    // Every SA goes with its socket; those made over netlink are flushed.
+    void judge_database() {
+        netlink->request(UDP_CRYPTO_CMD_SA_FLUSH);
+        if (!eventually([] { return Statistics::read()["SaCurr"] == 0; }))
+            fail("no SA is left when all sockets are closed");
+        const Statistics now = Statistics::read();
+        if (now["SaAdded"] != now["SaDeleted"])
+            fail("as many SAs are deleted as were added");
+        if (now["TxPackets"] < now["TxDevice"] + (now["TxSoftware"] - now["TxSoftwareLate"]))
+            fail("no packet is counted at its end that was not at its start");
+    }
+
+    World world;
+    std::unique_ptr<RawNetlink> netlink;
+    std::uint64_t datagrams = 0;
 
   private:
     int device_call(unsigned long call, ifreq &request) {
