@@ -323,7 +323,7 @@ bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
 void udp_crypto_release(struct udp_crypto_holder *holder);
 void udp_crypto_shares_init(struct udp_crypto_shares *shares,
 			    unsigned int size);
-bool udp_crypto_shares_may(const struct udp_crypto_shares *shares,
+bool udp_crypto_shares_may(struct udp_crypto_shares *shares,
 			   const struct udp_sa *sa);
 int udp_crypto_shares_take(struct udp_crypto_shares *shares,
 			   const struct udp_sa *sa);

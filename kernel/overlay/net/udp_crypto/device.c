@@ -185,7 +185,7 @@ static bool udp_crypto_shares_limits(const struct udp_sa *sa)
 	return sa->key.sk && !uid_eq(sa->uid, GLOBAL_ROOT_UID);
 }
 
-static unsigned long udp_crypto_shares_of(const struct udp_crypto_shares *shares,
+static unsigned long udp_crypto_shares_of(struct udp_crypto_shares *shares,
 					  const struct udp_sa *sa)
 {
 	return xa_to_value(xa_load(&shares->users, __kuid_val(sa->uid)));
@@ -211,7 +211,7 @@ EXPORT_SYMBOL_GPL(udp_crypto_shares_init);
  *
  * Any context in which @shares does not change.
  */
-bool udp_crypto_shares_may(const struct udp_crypto_shares *shares,
+bool udp_crypto_shares_may(struct udp_crypto_shares *shares,
 			   const struct udp_sa *sa)
 {
 	unsigned long count, left;
