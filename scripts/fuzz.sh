@@ -164,13 +164,14 @@ fuzz_guest() {
     local log=$1 timeout=$2
     shift 2
     rm -f "$FUZZ/covered"
-    # Much of a program's time is spent waiting for grace periods.
+    # Much of a program's time is spent waiting for grace periods; -reload: to look through the corpus on the host
+    # again after each program takes longer than the program.
     "$ROOT/run" vm --kernel "$kernel" --nic none --cpus 2 --memory 2048 --timeout "$timeout" \
         --append rcupdate.rcu_expedited=1 \
         --env "QUIC_FUZZ_SEEDS=$FUZZ/corpus/kernel" --env "QUIC_FUZZ_LAST=$FUZZ/last-kernel-input" \
         --env "QUIC_FUZZ_COVERED=$FUZZ/covered" --log "$LOGS/fuzz-kernel-guest.log" -- \
         "$FUZZ/kernel/kernel-fuzz" -artifact_prefix="$FUZZ/crash-kernel-" -timeout=120 -rss_limit_mb=0 \
-        -print_final_stats=1 -detect_leaks=0 "$@" >"$log" 2>&1
+        -print_final_stats=1 -detect_leaks=0 -reload=0 "$@" >"$log" 2>&1
 }
 
 # How many of the places that KCOV reports were reached, for each of our new files.
