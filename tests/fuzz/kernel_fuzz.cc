@@ -88,6 +88,7 @@ class Scene {
             netlink = std::make_unique<RawNetlink>();
             netlink->join(); // somebody is told of what changes
         });
+        trace();
     }
 
     // What the device can do and its VLAN device passes on; those without which the stack must look
@@ -157,6 +158,18 @@ class Scene {
         if (answer.error.error != 0)
             fail(std::string("the qdisc can be set: ") + std::strerror(-answer.error.error));
         delayed_ = on;
+    }
+
+    // Tracepoints see all that happens, where the kernel has them; now and then somebody looks.
+    static void trace() {
+        if (::access(kTrace, W_OK) == 0)
+            write_file("/sys/kernel/tracing/events/udp_crypto/enable", "1");
+    }
+    static void read_trace() {
+        if (::access(kTrace, W_OK) != 0)
+            return;
+        read_file(kTrace);
+        write_file(kTrace, "");
     }
 
     // What programs change is as it was before the next.
@@ -235,6 +248,7 @@ class Scene {
         return ::ioctl(fd.get(), call, &request);
     }
 
+    static constexpr const char *kTrace = "/sys/kernel/tracing/trace";
     static constexpr std::size_t kRoom = 1 << 17;
     std::atomic<bool> changed_ = false;
     std::mutex delay_;
@@ -675,6 +689,7 @@ void Program::device(Input &in) {
         break;
     case 6:
         read_file("/proc/net/udp_crypto_stat");
+        s.read_trace();
         break;
     default:
         // The device's ciphers are set up by a worker.
