@@ -20,8 +20,9 @@ usage: ./run fuzz model  [--seconds N] [--target T]... [--keep] [FILE]...
   --target T   only this target of the model; may be given more than once
   --kernel K   fuzz (default): KASAN, lockdep, UBSAN and KCOV, which guides the fuzzer; debug, release: no
                coverage, the results of the calls guide it
-  --keep       afterwards: the fewest inputs that reach all that the corpus reaches become those that the
-               repository keeps (sim/fuzz/corpus/TARGET.hex, tests/fuzz/corpus.hex)
+  --keep       afterwards (kernel with --seconds 0: only this): the fewest inputs that reach all that the
+               corpus reaches become those that the repository keeps (sim/fuzz/corpus/TARGET.hex,
+               tests/fuzz/corpus.hex)
   FILE         inputs to run, and no others
 
 Corpora are kept in build/fuzz/corpus/TARGET, crashes in build/fuzz/crash-*; logs: build/log/fuzz-*.log. The kernel
@@ -206,16 +207,18 @@ fuzz_kernel() {
     else
         arguments=(-runs=0 "$corpus")
     fi
-    fuzz_guest "$log" $((seconds * 2 + 600)) "${arguments[@]}" || status=$?
-    say "[kernel $kernel] $(summary "$log"); $(grep -aE '^(calls|datagrams judged|kernel addresses)' "$log" |
-        tr '\n' ';')"
-    if ((status)); then
-        say "[kernel $kernel] FOUND (status $status): $(grep -aE 'does not hold|ERROR|BUG|WARNING' "$log" | head -n 1)"
-        say "[kernel $kernel] input: $(show_path "$FUZZ")/crash-kernel-*, or last-kernel-input after an oops"
-        say "[kernel $kernel] logs: $(show_path "$log"), $(show_path "$LOGS")/fuzz-kernel-guest.log"
-        return 1
+    if [[ -z $keep ]] || ((seconds)); then
+        fuzz_guest "$log" $((seconds * 2 + 600)) "${arguments[@]}" || status=$?
+        say "[kernel $kernel] $(summary "$log"); $(grep -aE '^(calls|datagrams judged|kernel addresses)' "$log" |
+            tr '\n' ';')"
+        if ((status)); then
+            say "[kernel $kernel] FOUND (status $status): $(grep -aE 'does not hold|ERROR|BUG|WARNING' "$log" | head -n 1)"
+            say "[kernel $kernel] input: $(show_path "$FUZZ")/crash-kernel-*, or last-kernel-input after an oops"
+            say "[kernel $kernel] logs: $(show_path "$log"), $(show_path "$LOGS")/fuzz-kernel-guest.log"
+            return 1
+        fi
+        kernel_coverage
     fi
-    kernel_coverage
     if [[ -n $keep ]]; then
         fewest=$(fewest_folder kernel)
         fuzz_guest "$LOGS/fuzz-kernel-keep.log" 3600 -set_cover_merge=1 -max_len=1024 "$fewest" "$corpus" || return
