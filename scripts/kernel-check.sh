@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # What a kernel reviewer would run on our changes: checkpatch --strict, W=1 and sparse on what they
-# touch, and the configurations that the tests do not boot. The test kernel.checks.
+# touch, and the configurations that the tests do not boot. The tests kernel.checks, kernel.configurations and
+# kernel.template.
 
 . "$(dirname "$0")/parts.sh"
 
