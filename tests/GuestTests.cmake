@@ -6,7 +6,7 @@
 # --- the user interface ---------------------------------------------------------------------------
 add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 1500 LABELS uapi)
 # Long until it has been seen to pass with the mlx5 offload and the netlink family in the kernel.
-add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 1200
+add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 2400
                LABELS uapi long)
 add_guest_test(NAME uapi.32-bit COMMAND ${CMAKE_CURRENT_BINARY_DIR}/compat32 KERNEL release LABELS uapi)
 if(TARGET oracle_test)
