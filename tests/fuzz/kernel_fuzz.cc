@@ -91,8 +91,8 @@ class Scene {
         trace();
     }
 
-    // What the device can do and its VLAN device passes on; those without which the stack must look
-    // into the payload, or cuts batches (netdev_features.h).
+    // Of the device: the offload, and those without which the stack cuts batches; of a VLAN device
+    // on it, to which netdevsim does not pass the offload on: it stays off (netdev_features.h).
     struct Feature {
         const char *device;
         unsigned bit;
