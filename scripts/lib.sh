@@ -83,7 +83,7 @@ error_line() {
 # run_step LABEL LOG PROGRESS COMMAND... runs COMMAND (a program or a shell function) with its output
 # in LOG, and shows progress: one line that is rewritten on a terminal, a new line every 20 s elsewhere.
 # PROGRESS names a function that gets LOG and prints how far it is, or is '-'.
-# Returns COMMAND's status after saying in one line what failed.
+# Returns COMMAND's status after saying in one line what failed. Lines of the log that begin with "note: " are told.
 run_step() {
     local label=$1 log=$2 progress=$3
     shift 3
@@ -126,6 +126,7 @@ run_step() {
         TOLD=1
         return "$status"
     fi
+    grep -a '^note: ' "$log" | sed "s/^/[$label] /" >&2 || true
     say "[$label] done in $(duration $((SECONDS - start)))"
     printf '%s\t%d\n' "$label" $((SECONDS - start)) >>"$LOGS/steps.tsv"
 }

@@ -5,6 +5,7 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$ROOT/scripts/packages.sh"
+. "$ROOT/scripts/apt.sh"
 . "$ROOT/scripts/tree.sh"
 . "$ROOT/scripts/kernel.sh"
 . "$ROOT/scripts/stock-kernel.sh"

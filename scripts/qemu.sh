@@ -16,53 +16,11 @@ QEMU_CONFIGURE=(--target-list=x86_64-softmmu --without-default-features --enable
     --enable-kvm --enable-slirp --enable-virtfs --enable-attr --enable-cap-ng --enable-fdt=system
     --disable-tools --disable-docs --disable-install-blobs --disable-debug-info)
 
-# Writes into $1 a copy of the system's own apt sources for this release, as deb-src.
-qemu_apt_sources() {
-    local parts=$1 codename file
-    codename=$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")
-    rm -rf "$parts"
-    mkdir -p "$parts"
-    for file in /etc/apt/sources.list.d/*.sources; do
-        [[ -f $file ]] || continue
-        # Paragraphs for this release only; other vendors' archives need not have sources.
-        awk -v codename="$codename" 'BEGIN{RS = ""; FS = "\n"}
-            {
-                ours = 1; text = ""
-                for (i = 1; i <= NF; i++) {
-                    line = $i
-                    if (line ~ /^[Ee]nabled: *no/) ours = 0
-                    if (line ~ /^Suites:/) {
-                        n = split(line, suite, /[ \t]+/)
-                        for (j = 2; j <= n; j++)
-                            if (suite[j] != "" && suite[j] !~ "^" codename "(-[a-z]+)?(/updates)?$") ours = 0
-                    }
-                    if (line ~ /^Types:/) line = "Types: deb-src"
-                    if (line !~ /^#/) text = text line "\n"
-                }
-                if (ours) print text
-            }' "$file" >"$parts/$(basename "$file")"
-    done
-    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
-        [[ -f $file ]] || continue
-        sed -nE "s/^deb(-src)?[[:space:]]+((\[[^]]*\][[:space:]]+)?[^[:space:]]+[[:space:]]+$codename(-[a-z]+)?(\/updates)?[[:space:]].*)/deb-src \2/p" \
-            "$file" | sort -u >"$parts/$(basename "$file")"
-    done
-    find "$parts" -type f -size 0 -delete
-    [[ -n $(ls -A "$parts") ]] || { echo "error: no apt source for $codename found in /etc/apt"; return 1; }
-}
-
-# Downloads Debian's QEMU source package into $1, with an apt configuration of its own.
+# Downloads Debian's QEMU source package into $1.
 qemu_download() {
-    local dir=$1 apt=$CACHE/work/apt-src options
-    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
-    qemu_apt_sources "$apt/parts"
-    options=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$apt/parts"
-        -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root
-        -o Acquire::Languages=none -o Acquire::Retries=3)
-    apt-get "${options[@]}" update
+    local dir=$1
     rm -rf "$dir.tmp"
-    mkdir -p "$dir.tmp"
-    (cd "$dir.tmp" && apt-get "${options[@]}" source --download-only qemu)
+    apt_source system "$dir.tmp" qemu
     [[ -n $(find "$dir.tmp" -name '*.dsc') ]] || { echo "error: apt gave no QEMU source"; return 1; }
     rm -rf "$dir"
     mv -T "$dir.tmp" "$dir"
