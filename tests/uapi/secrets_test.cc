@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "cgroup_bpf.h"
 #include "loopback.h"
 #include "raw_netlink.h"
 
@@ -336,6 +337,113 @@ TEST_F(Secrets, RefusedInlineKeysLeaveNothingBehind) {
         EXPECT_EQ(sent, -1);
         EXPECT_EQ(-error, refusal.error);
         // Once: keys that somebody else overwrites in a moment were left behind all the same.
+        const std::vector<unsigned> after = scan_memory({&key, &hp});
+        EXPECT_EQ(after[0], 0U) << "packet key is still in memory";
+        EXPECT_EQ(after[1], 0U) << "header protection key is still in memory";
+    }
+}
+
+// A 32-bit program's control messages are converted into a copy; here the second one turns out to
+// lie outside of what may be read when the keys in the first have been copied. The program is this
+// one, by the system calls of 32 bits.
+TEST_F(Secrets, ConversionOf32BitsThatFailsLeavesNothingBehind) {
+    constexpr std::uint32_t kSendmsg = 370; // of i386
+    struct Header {
+        std::uint32_t name, name_length, parts, parts_length, control, control_length, flags;
+    };
+    struct Cmsg {
+        std::uint32_t length;
+        std::int32_t level, type;
+    };
+    // Three pages, the last of which nobody may read: control messages end where it begins.
+    auto *low = static_cast<std::uint8_t *>(::mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE,
+                                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0));
+    ASSERT_NE(low, MAP_FAILED);
+    ASSERT_EQ(::mprotect(low + 2 * 4096, 4096, PROT_NONE), 0);
+    const auto address = [](const void *at) {
+        return static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(at));
+    };
+    const PacketShape shape{};
+    std::random_device seed;
+    const Secret key((std::uint64_t{seed()} << 32) | seed());
+    const Secret hp((std::uint64_t{seed()} << 32) | seed());
+    const Loopback loopback(Family::kIpv4, true);
+
+    constexpr std::size_t kFirst = sizeof(Cmsg) + sizeof(struct udp_quic_crypto_inline);
+    std::uint8_t *control = low + 2 * 4096 - kFirst - sizeof(Cmsg);
+    const Cmsg first{kFirst, SOL_UDP, UDP_QUIC_CRYPTO};
+    const Cmsg second{1000, SOL_RAW, 0};
+    std::memcpy(control, &first, sizeof(first));
+    std::memcpy(control + kFirst, &second, sizeof(second));
+    struct udp_quic_crypto_inline crypto {};
+    crypto.crypto.sa = UDP_QUIC_CRYPTO_SA_INLINE;
+    crypto.crypto.pn_offset = static_cast<std::uint16_t>(shape.pn_offset());
+    crypto.keys.cipher = UDP_QUIC_CIPHER_AES_256_GCM;
+    std::memcpy(control + sizeof(first), &crypto, sizeof(crypto));
+    std::uint8_t *keys = control + sizeof(first) + offsetof(udp_quic_crypto_inline, keys);
+    key.reveal(keys + offsetof(udp_quic_keys, key));
+    hp.reveal(keys + offsetof(udp_quic_keys, hp_key));
+    const std::uint32_t part[2] = {address(low + 1024), 1000};
+    std::memcpy(low + 512, part, sizeof(part));
+    const Header header{0, 0, address(low + 512), 1, address(control), kFirst + second.length, 0};
+    std::memcpy(low, &header, sizeof(header));
+    long result = kSendmsg;
+    asm volatile("int $0x80"
+                 : "+a"(result)
+                 : "b"(loopback.sender.get()), "c"(address(low)), "d"(0)
+                 : "memory", "r8", "r9", "r10", "r11");
+    ::explicit_bzero(low, 2 * 4096);
+    clear_vector_registers();
+    EXPECT_EQ(static_cast<int>(result), -EFAULT);
+    const std::vector<unsigned> after = scan_memory({&key, &hp});
+    EXPECT_EQ(after[0], 0U) << "packet key is still in memory";
+    EXPECT_EQ(after[1], 0U) << "header protection key is still in memory";
+    ::munmap(low, 3 * 4096);
+}
+
+// A BPF program in the cgroup sees a copy of the option, whatever it says then. There is an unknown
+// flag in it, so that no SA is made, which would have the keys until the end of a grace period.
+TEST_F(Secrets, OptionsThatBpfProgramsSawLeaveNothingBehind) {
+    constexpr int kOptlen = offsetof(bpf_sockopt, optlen);
+    struct Verdict {
+        const char *what;
+        int error;
+        std::vector<bpf_insn> program;
+    };
+    const std::vector<Verdict> verdicts{
+        {"the copy is taken", -EINVAL, {bpf::set(0, 1), bpf::finish()}},
+        {"the caller's is taken",
+         -EINVAL,
+         {bpf::set(2, 0), bpf::store32(1, kOptlen, 2), bpf::set(0, 1), bpf::finish()}},
+        {"the program did it all",
+         0,
+         {bpf::set(2, -1), bpf::store32(1, kOptlen, 2), bpf::set(0, 1), bpf::finish()}},
+        {"refused", -EPERM, {bpf::set(0, 0), bpf::finish()}},
+        {"an impossible length",
+         -EFAULT,
+         {bpf::set(2, 5000), bpf::store32(1, kOptlen, 2), bpf::set(0, 1), bpf::finish()}},
+    };
+    const Cgroup cgroup;
+    cgroup.take(::getpid());
+    std::random_device seed;
+    for (const Verdict &verdict : verdicts) {
+        SCOPED_TRACE(verdict.what);
+        const AttachedProgram program(cgroup, BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_CGROUP_SETSOCKOPT,
+                                      verdict.program);
+        const Secret key((std::uint64_t{seed()} << 32) | seed());
+        const Secret hp((std::uint64_t{seed()} << 32) | seed());
+        UniqueFd fd = udp_socket(AF_INET);
+        // As in the control messages above: of a size that few ask for
+        constexpr socklen_t kLength = 1500;
+        auto *sa = reinterpret_cast<struct udp_crypto_sa *>(page_);
+        sa->req = request(UDP_CRYPTO_OP_ADD_SA, 1, 1U << 31);
+        sa->keys.cipher = UDP_QUIC_CIPHER_AES_256_GCM;
+        key.reveal(sa->keys.key);
+        hp.reveal(sa->keys.hp_key);
+        const int result = set_state(fd.get(), page_, kLength);
+        ::explicit_bzero(page_, 4096);
+        clear_vector_registers();
+        EXPECT_EQ(result, verdict.error);
         const std::vector<unsigned> after = scan_memory({&key, &hp});
         EXPECT_EQ(after[0], 0U) << "packet key is still in memory";
         EXPECT_EQ(after[1], 0U) << "header protection key is still in memory";
