@@ -355,8 +355,11 @@ constexpr std::size_t max_batch_packets(std::size_t gso_size, std::size_t max_se
     return gso_size ? std::min(max_segments, kMaxSendBytes / gso_size) : 0;
 }
 
-// What a sender does about an errno of sendmsg() with UDP_QUIC_CRYPTO. After any error nothing was
-// sent, so the same packet numbers may be used for the same packets again.
+// What a sender does about an errno of sendmsg() with UDP_QUIC_CRYPTO. An error means that the send
+// was refused: nothing was sent, no packet number is used, no completion of MSG_ZEROCOPY comes, so
+// the same packets may be sent again under the same numbers. What happens to packets later (a
+// firewall's rule, a full queue) is no error: it is a loss, as on the wire, and the numbers are
+// used. So send again under the same numbers after an error, and never otherwise.
 enum class Advice {
     kWait,         // until the socket is writable, then send the same again
     kUserSpace,    // protect in user space and send; from now on too
@@ -369,7 +372,7 @@ constexpr Advice advise(int error_number) {
     switch (error_number) {
     case EAGAIN:
         return Advice::kWait;
-    case ENOBUFS: // also: too much MSG_ZEROCOPY outstanding
+    case ENOBUFS: // or too much MSG_ZEROCOPY outstanding: the same again without it
     case ENOMEM:
     case EMSGSIZE: // a path MTU probe that was too large, say
     case EINTR:
@@ -377,7 +380,7 @@ constexpr Advice advise(int error_number) {
     case EHOSTUNREACH:
     case ENETDOWN:
     case ECONNREFUSED:
-    case EPERM: // a firewall
+    case EPERM: // a security module or a BPF program on sendmsg(); a firewall does not tell
     case EADDRNOTAVAIL:
         return Advice::kDrop;
     case ENOENT:      // the SA is gone

@@ -146,7 +146,7 @@ class Scene {
         std::strcpy(request.name.data(), on ? "netem" : "pfifo");
         request.options = {RTA_LENGTH(sizeof(request.netem)), TCA_OPTIONS};
         request.netem.latency = 3'000'000 / 64; // psched ticks are 64 ns
-        request.netem.limit = 1000;
+        request.netem.limit = 3;                // what is more is lost
         const UniqueFd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
         struct {
             nlmsghdr header;
@@ -235,6 +235,8 @@ class Scene {
             fail("as many SAs are deleted as were added");
         if (now["TxPackets"] < now["TxDevice"] + (now["TxSoftware"] - now["TxSoftwareLate"]))
             fail("no packet is counted at its end that was not at its start");
+        if (now["TxPackets"] < now["TxLost"])
+            fail("no packet is lost that was not taken");
     }
 
     World world;
@@ -285,7 +287,7 @@ class Program {
     void set_state(Input &in);
     void get_state(Input &in);
     void set_other(Input &in);
-    void send(Input &in);
+    void send(Input &in, unsigned depth);
     void connect(Input &in);
     void netlink(Input &in);
     void device(Input &in);
@@ -568,7 +570,13 @@ Bytes Program::control(Input &in, bool &crypto) {
     return bytes;
 }
 
-void Program::send(Input &in) {
+// What a send that is taken adds to.
+std::array<std::uint64_t, 4> taken() {
+    const Statistics now = Statistics::read();
+    return {now["TxPackets"], now["TxBytes"], now["TxSends"], now["TxLost"]};
+}
+
+void Program::send(Input &in, unsigned depth) {
     const int fd = slot(in);
     const std::uint8_t how = in.u8();
     bool crypto = false;
@@ -613,9 +621,13 @@ void Program::send(Input &in) {
     header.msg_control = cmsgs.empty() ? nullptr : cmsgs.data();
     header.msg_controllen = cmsgs.size();
     const int flags = kFlags[in.below(kFlags.size())] | MSG_DONTWAIT | MSG_NOSIGNAL;
+    const bool judged = crypto && depth == 0; // nobody else sends
+    const auto before = judged ? taken() : std::array<std::uint64_t, 4>{};
     const long result = note(5, ::sendmsg(fd, &header, flags));
     if (result >= 0 && static_cast<std::size_t>(result) > size)
         fail("sendmsg() takes no more than there is");
+    if (judged && result < 0 && taken() != before)
+        fail("a refused send leaves no trace");
 }
 
 void Program::connect(Input &in) {
@@ -801,7 +813,7 @@ void Program::run(Input in, unsigned depth) {
                 threads(in, depth);
             break;
         default:
-            send(in);
+            send(in, depth);
         }
     }
 }

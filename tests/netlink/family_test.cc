@@ -346,6 +346,7 @@ TEST_F(Netlink, StatisticsAreThoseOfProc) {
         {UDP_CRYPTO_A_STATS_TX_SOFTWARE, "TxSoftware"},
         {UDP_CRYPTO_A_STATS_TX_SOFTWARE_LATE, "TxSoftwareLate"},
         {UDP_CRYPTO_A_STATS_TX_DEVICE, "TxDevice"},
+        {UDP_CRYPTO_A_STATS_TX_LOST, "TxLost"},
         {UDP_CRYPTO_A_STATS_DROP_NO_SA, "DropNoSa"},
         {UDP_CRYPTO_A_STATS_DROP_NO_KEYS, "DropNoKeys"},
         {UDP_CRYPTO_A_STATS_DROP_NO_MEM, "DropNoMem"},

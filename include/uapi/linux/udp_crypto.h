@@ -16,8 +16,25 @@
  * zero, bytes of a key behind its length that are not zero, an unknown flag,
  * or an unknown operation.
  *
- * After any error nothing was sent and no state has changed: the packet numbers
- * of a failed send are unused.
+ * A send with UDP_QUIC_CRYPTO is refused or taken, and nothing between:
+ *
+ * Refused: sendmsg() returns an error, whichever. Nothing was sent and nothing
+ *	has changed: the packet numbers are unused, the SA's counters, limit and
+ *	guard are as before, and the send has no number among those of
+ *	MSG_ZEROCOPY or SOF_TIMESTAMPING_OPT_ID, so no completion comes. The same
+ *	packets may go out under the same numbers, protected by whomever.
+ * Taken: sendmsg() returns bytes. The packet numbers are used, and completions
+ *	come, whatever becomes of the packets. What IP, a packet filter, a BPF
+ *	program or a queue does to them is a loss as on the wire, of which no error
+ *	tells (EPERM, ENOBUFS, EMSGSIZE), not even with IP_RECVERR: a copy may be
+ *	out by then, and a second packet under its number would give the keys away.
+ *	TxLost counts such packets.
+ *
+ * A refusal may bring the error of something earlier, as on any UDP socket: of a
+ * packet that was answered by ICMP, or of the message where sendmmsg() stopped,
+ * which returns how many were taken before. A refused send gives its numbers of
+ * completions and time stamps back, so threads that send on one socket at a time
+ * may see one twice. MSG_PROBE sends nothing, though it returns bytes.
  *
  * Counters of the network namespace are in /proc/net/udp_crypto_stat.
  *
@@ -108,7 +125,7 @@ struct udp_quic_keys {
  * kernel to know, is refused (EALREADY), all of it. Numbers may come in any
  * order and from several threads; one that is less than
  * UDP_CRYPTO_GUARD_PN_WINDOW - 7 below the highest is never too old. The
- * numbers of a send that fails are unused, as ever. Costs 2 KiB for the SA.
+ * numbers of a refused send are unused, as ever. Costs 2 KiB for the SA.
  */
 #define UDP_CRYPTO_SA_F_GUARD_PN	0x2
 #define UDP_CRYPTO_GUARD_PN_WINDOW	2048
@@ -262,10 +279,13 @@ struct udp_crypto_caps {
  *
  * On 32 bits control message data is aligned to 4 bytes: copy, do not cast.
  *
+ * After each of these errors nothing was sent:
+ *
  * EINVAL: malformed; @pn or the last packet's number above UDP_QUIC_PN_MAX;
  *	@pn_offset 0 or above UDP_QUIC_PN_OFFSET_MAX; two messages of this
  *	type; a segment size with no room for a packet and its tag, or more
- *	than UDP_MAX_SEGMENTS packets.
+ *	than UDP_MAX_SEGMENTS packets; UDP_SEGMENT on a socket
+ *	that sends no checksums (SO_NO_CHECK, UDP_NO_CHECK6_TX).
  * E2BIG: trailing bytes that are not zero.
  * ENOENT: no SA has that index, or it is another user's.
  * EACCES: the SA is another socket's of the same user, who does not share it.
@@ -274,7 +294,8 @@ struct udp_crypto_caps {
  *	at least @pn_offset + 4 bytes before its tag. Also an empty send.
  * EMSGSIZE: a packet, in a batch the segment size, is longer than the path (or,
  *	with IP_PMTUDISC_PROBE, the device) carries, or the whole is above
- *	65,507 bytes with tags (65,527 over IPv6).
+ *	65,507 bytes with tags (65,527 over IPv6). With IP_RECVERR the error
+ *	queue may say how much is carried, as for any UDP send.
  * EKEYEXPIRED: the SA has protected, or would with this send, more packets
  *	than its limit. Earlier packets of a batch are not sent either.
  * EALREADY: UDP_CRYPTO_SA_F_GUARD_PN, and one of the packet numbers was used.
@@ -282,9 +303,14 @@ struct udp_crypto_caps {
  * EOPNOTSUPP: UDP-Lite; the cipher of inline keys is unknown.
  * ENOPKG: the kernel was built without the cipher.
  * EIO: an xfrm policy transforms the packet and UDP_SEGMENT is used (as for
- *	any UDP_SEGMENT send).
- * ENOBUFS, ENOMEM, EAGAIN, EFAULT and the errors of routing and addresses: as
- *	for any UDP send.
+ *	any UDP_SEGMENT send); or a cipher of the kernel has failed.
+ * EAGAIN: no room in the socket's send buffer, and the send does not wait.
+ * ENOBUFS: no memory, or as many sends with MSG_ZEROCOPY are not completed as
+ *	the sysctl net.core.optmem_max allows. Not: a full queue below the socket.
+ * EPERM: a security module, or a BPF program on sendmsg() in the cgroup. Not: a
+ *	packet filter, or a BPF program that sees packets.
+ * ENOMEM, EFAULT, EINTR and the errors of routing and addresses: as for any UDP
+ *	send.
  */
 struct udp_quic_crypto {
 	__aligned_u64	pn;

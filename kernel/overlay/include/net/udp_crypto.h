@@ -169,6 +169,43 @@ int udp_crypto_getfrag(void *from, char *to, int offset, int len, int odd,
 		       struct sk_buff *skb);
 int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 		       unsigned int mtu);
+void udp_crypto_refuse(struct sk_buff *skb);
+void __udp_crypto_tx_lost(const struct udp_crypto_tx *tx,
+			  const struct net *net);
+
+/**
+ * udp_crypto_tx_refuse() - free a packet that a check of UDP's refuses
+ * @tx: of the send
+ * @skb: not protected yet
+ *
+ * Process context. A send without the message keeps what it has taken, as ever.
+ */
+static inline void udp_crypto_tx_refuse(const struct udp_crypto_tx *tx,
+					struct sk_buff *skb)
+{
+	if (udp_crypto_tx_requested(tx))
+		udp_crypto_refuse(skb);
+	else
+		kfree_skb(skb);
+}
+
+/**
+ * udp_crypto_tx_lost() - IP has an error for the packets of a send
+ * @tx: of the send; udp_crypto_protect() has returned 0
+ * @net: network namespace of the socket
+ *
+ * A copy of them may be out already, so their numbers are used: for the sender
+ * they are lost on the wire, and counted.
+ * Return: whether the error is to be kept from the sender.
+ */
+static inline bool udp_crypto_tx_lost(const struct udp_crypto_tx *tx,
+				      const struct net *net)
+{
+	if (!udp_crypto_tx_requested(tx))
+		return false;
+	__udp_crypto_tx_lost(tx, net);
+	return true;
+}
 
 static inline void udp_crypto_tx_end(struct udp_crypto_tx *tx)
 {
@@ -383,6 +420,18 @@ static inline int udp_crypto_protect(struct udp_crypto_tx *tx,
 				     struct sk_buff *skb, unsigned int mtu)
 {
 	return 0;
+}
+
+static inline void udp_crypto_tx_refuse(const struct udp_crypto_tx *tx,
+					struct sk_buff *skb)
+{
+	kfree_skb(skb);
+}
+
+static inline bool udp_crypto_tx_lost(const struct udp_crypto_tx *tx,
+				      const struct net *net)
+{
+	return false;
 }
 
 static inline int udp_crypto_setsockopt(struct sock *sk, sockptr_t optval,

@@ -51,6 +51,7 @@ enum {
 	UDP_CRYPTO_MIB_TXSOFTWARE,	/* packets the kernel protected */
 	UDP_CRYPTO_MIB_TXSOFTWARELATE,	/* those below the socket */
 	UDP_CRYPTO_MIB_TXDEVICE,	/* packets left to devices */
+	UDP_CRYPTO_MIB_TXLOST,		/* packets IP had an error for */
 	UDP_CRYPTO_MIB_DROPNOSA,	/* SA deleted meanwhile */
 	UDP_CRYPTO_MIB_DROPNOKEYS,	/* software ciphers not set up yet */
 	UDP_CRYPTO_MIB_DROPNOMEM,	/* no memory below the socket */

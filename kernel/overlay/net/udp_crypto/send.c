@@ -570,13 +570,76 @@ static int udp_crypto_mark(struct udp_crypto_tx *tx, struct udp_sa *sa,
 	return 0;
 }
 
+/* The packets are encrypted here, and leave as ordinary ones. */
+static int udp_crypto_in_software(const struct udp_crypto_tx *tx,
+				  struct udp_sa *sa, struct sk_buff *skb,
+				  unsigned int payload, unsigned int segs)
+{
+	struct ubuf_info *uarg = skb_zcopy(skb);
+	bool held = uarg;
+	int err;
+
+	err = udp_crypto_charge(sa, tx, segs);
+	if (err)
+		return err;
+
+	/* Software lets go of the user's pages when it has copied them, and may
+	 * fail after that: nobody is told until it can not.
+	 */
+	if (held)
+		net_zcopy_get(uarg);
+	err = udp_crypto_sw_encrypt(sa, skb, payload, tx->seg_size, tx->pn,
+				    tx->pn_offset, UDP_CRYPTO_MAY_SLEEP);
+	if (err) {
+		udp_crypto_uncharge(sa, tx, segs);
+		skb_zcopy_set(skb, uarg, &held);
+	}
+	if (held)
+		net_zcopy_put(uarg);
+	if (err)
+		return err;
+
+	atomic64_add(segs, &sa->packets_sw);
+	udp_crypto_sa_took(sock_net(skb->sk), sa, NULL);
+	return 0;
+}
+
+/**
+ * udp_crypto_refuse() - free the packets of a send that fails after all
+ * @skb: not given to IP yet
+ *
+ * Process context. What __ip_append_data() has taken for it goes back, as where
+ * that fails itself: the send's number among those of MSG_ZEROCOPY, for which
+ * no completion will come, and its number among those of SO_TIMESTAMPING. It is
+ * no drop: the sender still has the packets, and is told.
+ */
+void udp_crypto_refuse(struct sk_buff *skb)
+{
+	struct sock *sk = skb->sk;
+
+	net_zcopy_put_abort(skb_zcopy(skb), false);
+	if (skb_shinfo(skb)->tx_flags & SKBTX_ANY_TSTAMP &&
+	    READ_ONCE(sk->sk_tsflags) & SOF_TIMESTAMPING_OPT_ID)
+		atomic_dec(&sk->sk_tskey);
+	consume_skb(skb);
+}
+EXPORT_SYMBOL_GPL(udp_crypto_refuse);
+
+void __udp_crypto_tx_lost(const struct udp_crypto_tx *tx, const struct net *net)
+{
+	UDP_CRYPTO_ADD_STATS(udp_crypto_pernet(net), TXLOST,
+			     DIV_ROUND_UP(tx->wire_len, tx->seg_size));
+}
+EXPORT_SYMBOL_GPL(__udp_crypto_tx_lost);
+
 /**
  * udp_crypto_protect() - the packets of a message, whole and not yet sent
  * @tx: started
  * @skb: IP and UDP headers are there, the checksum is not; freed on error
  * @mtu: that no IP packet may exceed, bytes
  *
- * Process context. The skb leaves with CHECKSUM_PARTIAL to be set up.
+ * Process context. The skb leaves with CHECKSUM_PARTIAL to be set up, for IP:
+ * no error that comes later reaches the sender.
  * Return: 0 or an error of struct udp_quic_crypto.
  */
 int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
@@ -591,7 +654,7 @@ int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 
 	err = -EMSGSIZE;
 	if (!skb_is_gso(skb) && skb->len > mtu)
-		goto err_free;
+		goto err_refuse;
 
 	skb->ip_summed = CHECKSUM_PARTIAL;
 	skb->ignore_df = 0;
@@ -639,33 +702,19 @@ int udp_crypto_protect(struct udp_crypto_tx *tx, struct sk_buff *skb,
 		goto err_unlock;
 	rcu_read_unlock();
 
-	err = udp_crypto_charge(sa, tx, segs);
-	if (err)
-		goto err_put;
-	err = udp_crypto_sw_encrypt(sa, skb, payload, tx->seg_size, tx->pn,
-				    tx->pn_offset, UDP_CRYPTO_MAY_SLEEP);
-	if (err) {
-		udp_crypto_uncharge(sa, tx, segs);
-		goto err_put;
-	}
-	atomic64_add(segs, &sa->packets_sw);
-	udp_crypto_sa_took(sock_net(sk), sa, NULL);
+	err = udp_crypto_in_software(tx, sa, skb, payload, segs);
 	if (!tx->inline_sa)
 		udp_sa_put(sa);
+	if (err)
+		goto err_refuse;
 	udp_crypto_count(un, segs, tx->wire_len);
 	UDP_CRYPTO_ADD_STATS(un, TXSOFTWARE, segs);
 	return 0;
 
-err_put:
-	if (!tx->inline_sa)
-		udp_sa_put(sa);
-	goto err_free;
 err_unlock:
 	rcu_read_unlock();
-err_free:
-	/* an error means that no completion follows either */
-	net_zcopy_put_abort(skb_zcopy(skb), false);
-	kfree_skb_reason(skb, SKB_DROP_REASON_UDP_CRYPTO);
+err_refuse:
+	udp_crypto_refuse(skb);
 	return err;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_protect);

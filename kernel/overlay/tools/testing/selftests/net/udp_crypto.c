@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/errqueue.h>
 #include <linux/udp_crypto.h>
 #include <net/if.h>
 #include <netinet/udp.h>
@@ -77,6 +78,18 @@ static int add_sa_limit(int fd, uint64_t cookie,
 static int add_sa(int fd, uint64_t cookie, const struct udp_quic_keys *keys)
 {
 	return add_sa_limit(fd, cookie, keys, 0, 0);
+}
+
+/* One that takes no number twice, for a socket that wants to hear of all errors */
+static int add_guarded_sa(int fd, uint64_t cookie, int family)
+{
+	int one = 1;
+	int err = family == AF_INET ?
+		  setsockopt(fd, SOL_IP, IP_RECVERR, &one, sizeof(one)) :
+		  setsockopt(fd, SOL_IPV6, IPV6_RECVERR, &one, sizeof(one));
+
+	return err ? -errno : add_sa_limit(fd, cookie, &keys_a,
+					   UDP_CRYPTO_SA_F_GUARD_PN, 0);
 }
 
 static int del_sa(int fd, uint64_t cookie)
@@ -212,6 +225,27 @@ static ssize_t receive(int fd, void *buf, size_t size, int ms)
 		return -EAGAIN;
 	ret = recv(fd, buf, size, 0);
 	return ret < 0 ? -errno : ret;
+}
+
+/* Takes a completion of MSG_ZEROCOPY: the number of its first send, or -EAGAIN. */
+static long completion(int fd)
+{
+	struct sock_extended_err *error;
+	struct cmsghdr *cmsg;
+	char control[256];
+	struct msghdr msg = {
+		.msg_control	= control,
+		.msg_controllen	= sizeof(control),
+	};
+
+	if (recvmsg(fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+		return -errno;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (!cmsg)
+		return -ENOMSG;
+	error = (struct sock_extended_err *)CMSG_DATA(cmsg);
+	return error->ee_origin == SO_EE_ORIGIN_ZEROCOPY ? error->ee_info :
+							   -ENOMSG;
 }
 
 /* How long to wait for what must come, and for what must not */
@@ -682,6 +716,17 @@ FIXTURE_TEARDOWN(send)
 				   sizeof(self->wire), SILENCE_MS));	\
 } while (0)
 
+/* Taken, and gone: the number is used. */
+#define EXPECT_LOST(...) do {						\
+	unsigned long lost = statistic("TxLost");			\
+									\
+	EXPECT_EQ(PACKET, SEND(__VA_ARGS__));				\
+	EXPECT_EQ(-EAGAIN, receive(self->rx, self->wire,		\
+				   sizeof(self->wire), SILENCE_MS));	\
+	EXPECT_EQ(lost + 1, statistic("TxLost"));			\
+	EXPECT_REFUSED(EALREADY, __VA_ARGS__);				\
+} while (0)
+
 TEST_F(send, returns_what_was_taken)
 {
 	EXPECT_EQ(PACKET, SEND());
@@ -853,6 +898,38 @@ TEST_F(send, refuses_what_would_be_fragmented)
 	ASSERT_EQ(0, run("ip link set lo mtu 1280"));
 	make_packet(self->wire, 1400, 42);
 	EXPECT_REFUSED(EMSGSIZE, .data = self->wire, .len = 1400);
+}
+
+/* By the protection (a packet) and by UDP_SEGMENT (a batch) */
+TEST_F(send, refused_zerocopy_has_no_completion)
+{
+	int one = 1;
+
+	ASSERT_EQ(0, setsockopt(self->tx, SOL_SOCKET, SO_ZEROCOPY, &one,
+				sizeof(one)));
+	ASSERT_EQ(0, run("ip link set lo mtu 1280"));
+	EXPECT_REFUSED(EMSGSIZE, .data = self->wire, .len = 1400,
+		       .flags = UDP_QUIC_CRYPTO_F_TAG_ROOM,
+		       .msg_flags = MSG_ZEROCOPY);
+	EXPECT_EQ(-EAGAIN, completion(self->tx));
+	EXPECT_REFUSED(EMSGSIZE, .data = self->wire, .len = 2800,
+		       .gso_size = 1400, .flags = UDP_QUIC_CRYPTO_F_TAG_ROOM,
+		       .msg_flags = MSG_ZEROCOPY);
+	EXPECT_EQ(-EAGAIN, completion(self->tx));
+
+	ASSERT_EQ(WIRE, SEND(.len = WIRE, .flags = UDP_QUIC_CRYPTO_F_TAG_ROOM,
+			     .msg_flags = MSG_ZEROCOPY));
+	ASSERT_EQ(WIRE, receive(self->rx, self->wire, sizeof(self->wire),
+				PATIENCE_MS));
+	EXPECT_EQ(0, completion(self->tx));
+}
+
+TEST_F(send, loses_what_a_queue_has_no_room_for)
+{
+	ASSERT_EQ(0, add_guarded_sa(self->tx, 2, variant->family));
+	self->sa = sa_index(self->tx, 2);
+	ASSERT_EQ(0, run("tc qdisc replace dev lo root pfifo limit 0"));
+	EXPECT_LOST();
 }
 
 /* --- a device with the offload --------------------------------------------- */
@@ -1073,6 +1150,17 @@ TEST_F(device, encrypts_a_batch)
 			       .keys = &keys_a);
 		EXPECT_EQ(0, memcmp(wire[i], self->wire, WIRE));
 	}
+}
+
+TEST_F(device, loses_what_its_queue_has_no_room_for)
+{
+	ASSERT_EQ(0, add_guarded_sa(self->tx, 2, variant->family));
+	self->sa = sa_index(self->tx, 2);
+	EXPECT_SETTLES(2);
+	ASSERT_EQ(0, run("tc qdisc replace dev %s root pfifo limit 0",
+			 self->name));
+	make_packet(self->packet, PACKET, 43);
+	EXPECT_LOST(.pn = 43);
 }
 
 TEST_F(device, is_left_alone_when_it_is_off)
