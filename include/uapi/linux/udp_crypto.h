@@ -30,11 +30,11 @@
  *	out by then, and a second packet under its number would give the keys away.
  *	TxLost counts such packets.
  *
- * A refusal may bring the error of something earlier, as on any UDP socket: of a
- * packet that was answered by ICMP, or of the message where sendmmsg() stopped,
- * which returns how many were taken before. A refused send gives its numbers of
- * completions and time stamps back, so threads that send on one socket at a time
- * may see one twice. MSG_PROBE sends nothing, though it returns bytes.
+ * A refusal may bring the error of an earlier packet that was answered by ICMP,
+ * as on any UDP socket. sendmmsg() stops at the first refused message and returns
+ * how many were taken before it. A refused send gives its numbers of completions
+ * and time stamps back, so threads that send on one socket at a time may see one
+ * twice. MSG_PROBE sends nothing, though it returns bytes.
  *
  * Counters of the network namespace are in /proc/net/udp_crypto_stat.
  *
