@@ -230,7 +230,8 @@ wire() {
 }
 
 packets=$(counted TxPackets)
-dropped=$(($(counted DropNoSa) + $(counted DropNoKeys) + $(counted DropNoMem) + $(counted DropError)))
+dropped=$(($(counted DropNoSa) + $(counted DropNoKeys) + $(counted DropNoMem) + $(counted DropChanged) +
+    $(counted DropError)))
 in_user_space=$(($(server_count .send.user.packets) + $(server_count .send.coalesced_packets)))
 batches=$(counted TxGsoSends)
 largest=$(counter_now TxGsoMaxSegs)

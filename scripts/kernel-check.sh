@@ -17,6 +17,7 @@ usage: scripts/kernel-check.sh [CHECK]...
   off         the same objects build with every option of kernel/config/offload.config off
   template    docs/driver-template builds as a module, with W=1 and sparse, and takes only what is exported
   modular     the same objects build with IPV6=m, and what the module then needs is exported
+  bare        net/udp_crypto builds without PROC_FS, and without SYSCTL
 
 Without CHECK: all of them. Logs: build/log/kernel-check-*.log.
 END
@@ -72,7 +73,7 @@ check_checkpatch() {
         [[ $file != */include/trace/events/*.h ]] ||
             own+=,$CHECKPATCH_TRACE_TYPES
         # Run in the tree, so that it knows the tree's own rules and spelling list.
-        (cd "$tree" && perl scripts/checkpatch.pl --strict --terse --quiet --no-summary --no-tree \
+        (cd "$tree" && perl scripts/checkpatch.pl --strict --terse --quiet --no-summary \
             --ignore "$own" "$type" "$file") || bad=1
     done < <(kernel_inputs; echo "$ROOT/docs/driver-template/quicnic.c")
     echo "$count files checked"
@@ -131,6 +132,22 @@ check_off() {
     mapfile -t objects < <(touched_sources | enabled_objects)
     ((${#objects[@]})) || { echo 'no kernel source yet'; return 0; }
     kernel_make "$WORK/tree" "${objects[@]}"
+    no_warning
+}
+
+# What a namespace shows and lets be set is optional.
+check_bare() {
+    local option objects=()
+    for option in PROC_FS SYSCTL; do
+        # SYSCTL is there for whoever has PROC_SYSCTL; only experts may leave either out.
+        { echo CONFIG_EXPERT=y; printf 'CONFIG_%s=n\n' PROC_SYSCTL "$option"; } >"$WORK/bare.config"
+        prepare patched "$WORK/bare.config"
+        ! grep -qx "CONFIG_$option=y" "$WORK/tree/.config" || { echo "error: $option did not go"; return 1; }
+        grep -qx CONFIG_UDP_CRYPTO=y "$WORK/tree/.config" || { echo "error: $option takes UDP_CRYPTO along"; return 1; }
+        mapfile -t objects < <(touched_sources | grep '^net/udp_crypto/' | enabled_objects)
+        ((${#objects[@]})) || { echo 'no kernel source yet'; return 0; }
+        kernel_make "$WORK/tree" W=1 "${objects[@]}"
+    done
     no_warning
 }
 
@@ -195,12 +212,12 @@ while (($#)); do
     case $1 in
     --help | -h) usage; exit 0 ;;
     --inner) inner=1 ;; # called by run_checks below
-    checkpatch | warnings | off | modular | template) checks+=("$1") ;;
+    checkpatch | warnings | off | modular | bare | template) checks+=("$1") ;;
     *) die "unknown check '$1' (scripts/kernel-check.sh --help)" ;;
     esac
     shift
 done
-((${#checks[@]})) || checks=(checkpatch warnings off modular template)
+((${#checks[@]})) || checks=(checkpatch warnings off modular bare template)
 
 kernel_source_ensure
 PRISTINE=$(kernel_source_dir)

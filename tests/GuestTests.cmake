@@ -8,6 +8,8 @@ add_guest_test(NAME uapi COMMAND uapi_test KERNEL release CPUS 2 TIMEOUT 1500 LA
 # Long until it has been seen to pass with the mlx5 offload and the netlink family in the kernel.
 add_guest_test(NAME uapi.debug COMMAND uapi_test --gtest_filter=-Secrets.* KERNEL debug CPUS 2 TIMEOUT 2400
                LABELS uapi long)
+add_guest_test(NAME uapi.absent COMMAND uapi_test --gtest_filter=Absent.* KERNEL release LABELS uapi
+               VM_ARGS --append initcall_blacklist=udp_crypto_init)
 add_guest_test(NAME uapi.32-bit COMMAND ${CMAKE_CURRENT_BINARY_DIR}/compat32 KERNEL release LABELS uapi)
 if(TARGET oracle_test)
   add_guest_test(NAME uapi.oracle COMMAND oracle_test VM_ARGS --icount LABELS uapi)

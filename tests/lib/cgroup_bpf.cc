@@ -17,9 +17,8 @@ int bpf_call(bpf_cmd command, bpf_attr &attr) {
 
 } // namespace
 
-AttachedProgram::AttachedProgram(const Cgroup &cgroup, bpf_prog_type type, bpf_attach_type attach,
-                                 const std::vector<bpf_insn> &instructions)
-    : cgroup_fd_(cgroup.fd()), attach_(attach) {
+UniqueFd load_program(bpf_prog_type type, bpf_attach_type attach,
+                      const std::vector<bpf_insn> &instructions) {
     static char log[65536];
     log[0] = 0;
     bpf_attr load{};
@@ -31,12 +30,18 @@ AttachedProgram::AttachedProgram(const Cgroup &cgroup, bpf_prog_type type, bpf_a
     load.log_buf = reinterpret_cast<__u64>(log);
     load.log_size = sizeof(log);
     load.log_level = 1;
-    program_ = UniqueFd(bpf_call(BPF_PROG_LOAD, load));
-    if (program_.get() < 0)
+    UniqueFd program(bpf_call(BPF_PROG_LOAD, load));
+    if (program.get() < 0)
         throw std::runtime_error(std::string("BPF_PROG_LOAD: ") + std::strerror(errno) + "\n" +
                                  log);
+    return program;
+}
+
+AttachedProgram::AttachedProgram(int target, bpf_prog_type type, bpf_attach_type attach,
+                                 const std::vector<bpf_insn> &instructions)
+    : target_(target), attach_(attach), program_(load_program(type, attach, instructions)) {
     bpf_attr attr{};
-    attr.target_fd = static_cast<__u32>(cgroup_fd_);
+    attr.target_fd = static_cast<__u32>(target_);
     attr.attach_bpf_fd = static_cast<__u32>(program_.get());
     attr.attach_type = attach;
     if (bpf_call(BPF_PROG_ATTACH, attr) != 0)
@@ -45,7 +50,7 @@ AttachedProgram::AttachedProgram(const Cgroup &cgroup, bpf_prog_type type, bpf_a
 
 AttachedProgram::~AttachedProgram() {
     bpf_attr attr{};
-    attr.target_fd = static_cast<__u32>(cgroup_fd_);
+    attr.target_fd = static_cast<__u32>(target_);
     attr.attach_bpf_fd = static_cast<__u32>(program_.get());
     attr.attach_type = attach_;
     bpf_call(BPF_PROG_DETACH, attr);

@@ -135,7 +135,8 @@ std::optional<std::uint64_t> find_number(const Bytes &message, std::uint16_t typ
     return value ? std::optional(number(*value)) : std::nullopt;
 }
 
-RawNetlink::RawNetlink() : fd_(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC)) {
+RawNetlink::RawNetlink(const std::string &family)
+    : fd_(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC)) {
     if (fd_.get() < 0)
         throw_errno("netlink socket");
     const int on = 1;
@@ -147,12 +148,11 @@ RawNetlink::RawNetlink() : fd_(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NET
 
     family_ = GENL_ID_CTRL;
     Attribute name{CTRL_ATTR_FAMILY_NAME, {}};
-    for (const char *c = UDP_CRYPTO_FAMILY_NAME; *c != 0; ++c)
-        name.value.push_back(static_cast<std::uint8_t>(*c));
+    name.value.assign(family.begin(), family.end());
     name.value.push_back(0);
     const Answer found = request(CTRL_CMD_GETFAMILY, {name});
     if (found.error != 0 || found.messages.empty())
-        throw std::runtime_error("no netlink family " UDP_CRYPTO_FAMILY_NAME);
+        throw std::runtime_error("no netlink family " + family);
     const Bytes &message = found.messages[0];
     family_ = static_cast<std::uint16_t>(find_number(message, CTRL_ATTR_FAMILY_ID).value());
     for_each(find_attribute(message, CTRL_ATTR_MCAST_GROUPS).value(), 0,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Requests to the netlink family udp_crypto byte by byte, with none of quic-sadb-ctl's care.
+// Requests to the netlink family udp_crypto, or to another, byte by byte, with none of
+// quic-sadb-ctl's care.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +46,7 @@ std::optional<std::uint64_t> find_number(const Bytes &message, std::uint16_t typ
 
 class RawNetlink {
   public:
-    RawNetlink();
+    explicit RawNetlink(const std::string &family = UDP_CRYPTO_FAMILY_NAME);
 
     std::uint16_t family() const { return family_; }
     std::uint32_t group() const { return group_; }

@@ -202,6 +202,12 @@ std::uint64_t World::count_a(const std::string &name) const {
     return Statistics::read()[name];
 }
 
+void World::turn_knob_a(const std::string &knob, const std::string &value) const {
+    write_file("/sys/kernel/debug/netdevsim/netdevsim" + std::to_string(first_id_) +
+                   "/ports/0/udp_crypto/" + knob,
+               value);
+}
+
 void World::listen(bool judge_all) {
     a.run([&] { sniffer_a_ = std::make_unique<Sniffer>("host a"); });
     b.run([&] { sniffer_b_ = std::make_unique<Sniffer>("host b"); });

@@ -45,6 +45,8 @@ class World {
     // The Ethernet address of a device.
     static std::string mac(const NetNamespace &ns, const std::string &device);
     std::uint64_t count_a(const std::string &name) const;
+    // Writes to a file of the simulated device va in debugfs.
+    void turn_knob_a(const std::string &knob, const std::string &value) const;
     NetNamespace a;
     NetNamespace b;
     Sniffer &sniffer_a() { return *sniffer_a_; }

@@ -350,6 +350,7 @@ TEST_F(Netlink, StatisticsAreThoseOfProc) {
         {UDP_CRYPTO_A_STATS_DROP_NO_SA, "DropNoSa"},
         {UDP_CRYPTO_A_STATS_DROP_NO_KEYS, "DropNoKeys"},
         {UDP_CRYPTO_A_STATS_DROP_NO_MEM, "DropNoMem"},
+        {UDP_CRYPTO_A_STATS_DROP_CHANGED, "DropChanged"},
         {UDP_CRYPTO_A_STATS_DROP_ERROR, "DropError"},
         {UDP_CRYPTO_A_STATS_SA_ADDED, "SaAdded"},
         {UDP_CRYPTO_A_STATS_SA_DELETED, "SaDeleted"},

@@ -19,6 +19,7 @@
 #include <linux/rhashtable-types.h>
 #include <linux/skbuff.h>
 #include <linux/sockptr.h>
+#include <linux/spinlock.h>
 #include <linux/uidgid.h>
 #include <linux/xarray.h>
 #include <uapi/linux/udp_crypto.h>
@@ -35,19 +36,27 @@ struct udp_sa;
 /**
  * struct udp_crypto_ext - what a plaintext packet takes along (SKB_EXT_UDP_CRYPTO)
  * @pn: packet number of the first QUIC packet in the skb, host order
- * @inline_sa: keys that came with the message, a reference is held; or NULL
- * @sa: index in the table of the network namespace of the sending socket
- * @gen: generation of that SA: the index may be another's by now
+ * @inline_sa: with @sa 0: keys that came with the message, a reference is held
+ * @gen: else: generation of the SA, whose index may be another's by now
+ * @sa: index in the table of the network namespace of the sending socket, or 0
  * @pn_offset: from the start of each QUIC packet, bytes
+ * @len: UDP payload of the skb, bytes: its last ones, whatever is put in front
+ *	of them on the way
+ * @seg_size: from one QUIC packet to the next, bytes; no less than @len when
+ *	there is one
  *
- * A segment of a GSO skb has its own extension with its own number.
+ * A segment of a GSO skb has its own extension with its own number and length.
  */
 struct udp_crypto_ext {
-	u64		pn;
-	struct udp_sa	*inline_sa;
-	u32		sa;
-	u32		gen;
-	u16		pn_offset;
+	u64			pn;
+	union {
+		struct udp_sa	*inline_sa;
+		u64		gen;
+	};
+	u32			sa;
+	u16			pn_offset;
+	u16			len;
+	u16			seg_size;
 };
 
 /**
@@ -108,7 +117,7 @@ struct udp_crypto_shares {
  *	and with BHs off when it reaches the device; under RCU, must not sleep.
  *	A device that can not yet may start to install the SA.
  * @sa_deleted: forget an SA that the device holds, and release the holder
- *	some time later. With a lock held and BHs off. Only of devices that
+ *	some time later. With a lock of the SA held and BHs off. Only of devices that
  *	call udp_crypto_hold().
  * @sa_state: enum udp_crypto_sa_state of an SA that the device holds; likewise
  * @stacked: packets go on to another device, which is asked again
@@ -225,6 +234,15 @@ static inline bool skb_udp_crypto_plaintext(const struct sk_buff *skb)
 	return unlikely(skb_ext_exist(skb, SKB_EXT_UDP_CRYPTO));
 }
 
+unsigned int __skb_udp_crypto_public_len(const struct sk_buff *skb);
+
+/* How much of @skb may be shown to whoever is not entitled to plaintext. */
+static inline unsigned int skb_udp_crypto_public_len(const struct sk_buff *skb)
+{
+	return skb_udp_crypto_plaintext(skb) ?
+	       __skb_udp_crypto_public_len(skb) : skb->len;
+}
+
 /* Why a packet is dropped that udp_crypto_protect_late() gave @err for. */
 static inline enum skb_drop_reason udp_crypto_drop_reason(int err)
 {
@@ -233,6 +251,8 @@ static inline enum skb_drop_reason udp_crypto_drop_reason(int err)
 		return SKB_DROP_REASON_UDP_CRYPTO_NO_SA;
 	case -EAGAIN:
 		return SKB_DROP_REASON_UDP_CRYPTO_NO_KEYS;
+	case -EBADMSG:
+		return SKB_DROP_REASON_UDP_CRYPTO_CHANGED;
 	case -ENOMEM:
 		return SKB_DROP_REASON_NOMEM;
 	}
@@ -242,6 +262,7 @@ static inline enum skb_drop_reason udp_crypto_drop_reason(int err)
 struct sk_buff *udp_crypto_validate_xmit(struct sk_buff *skb,
 					 struct net_device *dev,
 					 netdev_features_t features);
+bool __udp_crypto_still_valid(struct sk_buff *skb);
 int __udp_crypto_protect_late(struct net *net, struct sk_buff *skb);
 bool udp_crypto_receive(struct sk_buff *skb);
 int udp_crypto_gso_segment(struct sk_buff *segs);
@@ -264,6 +285,18 @@ static inline int udp_crypto_protect_late(struct net *net, struct sk_buff *skb)
 	return __udp_crypto_protect_late(net, skb);
 }
 
+/**
+ * udp_crypto_still_valid() - may a packet that validate_xmit_skb() has let
+ *	through, and the device's ring had no room for, be sent as it is?
+ * @skb: any packet
+ *
+ * BHs off. Return: false: to be validated again.
+ */
+static inline bool udp_crypto_still_valid(struct sk_buff *skb)
+{
+	return !skb_udp_crypto_plaintext(skb) || __udp_crypto_still_valid(skb);
+}
+
 struct udp_sa_key {
 	struct sock	*sk;
 	u64		cookie;
@@ -277,10 +310,11 @@ struct udp_sa_key {
  *	followed, on the transmit path
  * @key.cookie: the owner's name for it
  * @index: in the table of the network namespace; 0 for inline keys
- * @gen: unlike that of any other SA
+ * @gen: unlike that of any other SA; 0 for inline keys
  * @uid: that may use it with UDP_CRYPTO_SA_F_SAME_UID, which one made over
  *	netlink always has
  * @flags: UDP_CRYPTO_SA_F_*
+ * @holders_lock: for changes of @deleted and @holders
  * @packet_limit: or 0
  * @guard: with UDP_CRYPTO_SA_F_GUARD_PN, else NULL
  * @packets: taken; for the limit and for user space
@@ -308,10 +342,11 @@ struct udp_sa_key {
 struct udp_sa {
 	struct udp_quic_keys	keys;
 	struct udp_sa_key	key;
+	u64			gen;
 	u32			index;
-	u32			gen;
 	kuid_t			uid;
 	u32			flags;
+	spinlock_t		holders_lock;	/* @deleted, @holders */
 	u64			packet_limit;
 	struct udp_crypto_guard	*guard;
 	atomic64_t		packets;
@@ -451,6 +486,16 @@ static inline void udp_crypto_destroy_sock(struct sock *sk) { }
 static inline bool skb_udp_crypto_plaintext(const struct sk_buff *skb)
 {
 	return false;
+}
+
+static inline unsigned int skb_udp_crypto_public_len(const struct sk_buff *skb)
+{
+	return skb->len;
+}
+
+static inline bool udp_crypto_still_valid(struct sk_buff *skb)
+{
+	return true;
 }
 
 static inline enum skb_drop_reason udp_crypto_drop_reason(int err)

@@ -4,18 +4,12 @@
  * what becomes of it there when the SA is deleted.
  */
 #include <linux/netdevice.h>
-#include <linux/spinlock.h>
 
 #include "internal.h"
 #include <trace/events/udp_crypto.h>
 
 /* How many times as many SAs as there is room left a user may have. */
 #define UDP_CRYPTO_SHARE 8
-
-/* All lists of holders: changed when an SA meets a device for the first time
- * and when it goes, never per packet.
- */
-static DEFINE_SPINLOCK(udp_crypto_holders_lock);
 
 /**
  * udp_crypto_hold() - a device begins to keep an SA
@@ -33,7 +27,7 @@ bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
 {
 	bool hold;
 
-	spin_lock_bh(&udp_crypto_holders_lock);
+	spin_lock_bh(&sa->holders_lock);
 	/* two processors may meet it for the first time at once */
 	hold = !sa->deleted && !udp_crypto_holder_of(sa, dev) &&
 	       refcount_inc_not_zero(&sa->refs);
@@ -42,7 +36,7 @@ bool udp_crypto_hold(struct udp_crypto_holder *holder, struct net_device *dev,
 		holder->sa = sa;
 		hlist_add_head_rcu(&holder->node, &sa->holders);
 	}
-	spin_unlock_bh(&udp_crypto_holders_lock);
+	spin_unlock_bh(&sa->holders_lock);
 	return hold;
 }
 EXPORT_SYMBOL_GPL(udp_crypto_hold);
@@ -56,10 +50,12 @@ EXPORT_SYMBOL_GPL(udp_crypto_hold);
  */
 void udp_crypto_release(struct udp_crypto_holder *holder)
 {
-	spin_lock_bh(&udp_crypto_holders_lock);
+	struct udp_sa *sa = holder->sa;
+
+	spin_lock_bh(&sa->holders_lock);
 	hlist_del_rcu(&holder->node);
-	spin_unlock_bh(&udp_crypto_holders_lock);
-	udp_sa_put(holder->sa);
+	spin_unlock_bh(&sa->holders_lock);
+	udp_sa_put(sa);
 }
 EXPORT_SYMBOL_GPL(udp_crypto_release);
 
@@ -71,11 +67,11 @@ void udp_crypto_sa_deleted(struct udp_sa *sa)
 {
 	struct udp_crypto_holder *holder;
 
-	spin_lock_bh(&udp_crypto_holders_lock);
+	spin_lock_bh(&sa->holders_lock);
 	sa->deleted = true;
 	hlist_for_each_entry(holder, &sa->holders, node)
 		holder->dev->udp_crypto_ops->sa_deleted(holder);
-	spin_unlock_bh(&udp_crypto_holders_lock);
+	spin_unlock_bh(&sa->holders_lock);
 }
 
 /**
@@ -91,7 +87,7 @@ u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex)
 	struct udp_crypto_holder *holder;
 
 	*ifindex = 0;
-	spin_lock_bh(&udp_crypto_holders_lock);
+	spin_lock_bh(&sa->holders_lock);
 	hlist_for_each_entry(holder, &sa->holders, node) {
 		u32 state = UDP_CRYPTO_SA_SOFTWARE;
 
@@ -102,7 +98,7 @@ u32 udp_crypto_sa_where(struct udp_sa *sa, u32 *ifindex)
 			*ifindex = holder->dev->ifindex;
 		}
 	}
-	spin_unlock_bh(&udp_crypto_holders_lock);
+	spin_unlock_bh(&sa->holders_lock);
 	return best;
 }
 

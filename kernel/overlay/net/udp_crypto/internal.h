@@ -55,6 +55,7 @@ enum {
 	UDP_CRYPTO_MIB_DROPNOSA,	/* SA deleted meanwhile */
 	UDP_CRYPTO_MIB_DROPNOKEYS,	/* software ciphers not set up yet */
 	UDP_CRYPTO_MIB_DROPNOMEM,	/* no memory below the socket */
+	UDP_CRYPTO_MIB_DROPCHANGED,	/* payload not where it was */
 	UDP_CRYPTO_MIB_DROPERROR,	/* anything else */
 	UDP_CRYPTO_MIB_SAADDED,
 	UDP_CRYPTO_MIB_SADELETED,
@@ -110,6 +111,10 @@ struct udp_crypto_net {
 	struct ctl_table_header	*sysctl;
 };
 
+/* Namespaces have a struct udp_crypto_net: without one nothing works, and
+ * sockets are as in a kernel without CONFIG_UDP_CRYPTO.
+ */
+extern bool udp_crypto_on;
 struct udp_crypto_net *udp_crypto_pernet(const struct net *net);
 
 #define UDP_CRYPTO_ADD_STATS(un, field, n) \

@@ -508,6 +508,7 @@ static const u8 udp_crypto_nl_stats[UDP_CRYPTO_MIB_MAX] = {
 	[UDP_CRYPTO_MIB_DROPNOSA]	= UDP_CRYPTO_A_STATS_DROP_NO_SA,
 	[UDP_CRYPTO_MIB_DROPNOKEYS]	= UDP_CRYPTO_A_STATS_DROP_NO_KEYS,
 	[UDP_CRYPTO_MIB_DROPNOMEM]	= UDP_CRYPTO_A_STATS_DROP_NO_MEM,
+	[UDP_CRYPTO_MIB_DROPCHANGED]	= UDP_CRYPTO_A_STATS_DROP_CHANGED,
 	[UDP_CRYPTO_MIB_DROPERROR]	= UDP_CRYPTO_A_STATS_DROP_ERROR,
 	[UDP_CRYPTO_MIB_SAADDED]	= UDP_CRYPTO_A_STATS_SA_ADDED,
 	[UDP_CRYPTO_MIB_SADELETED]	= UDP_CRYPTO_A_STATS_SA_DELETED,
@@ -549,6 +550,6 @@ err_free:
 
 static int __init udp_crypto_nl_init(void)
 {
-	return genl_register_family(&udp_crypto_nl_family);
+	return udp_crypto_on ? genl_register_family(&udp_crypto_nl_family) : 0;
 }
 device_initcall(udp_crypto_nl_init);

@@ -16,6 +16,7 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/udp_crypto.h>
 
+bool udp_crypto_on __ro_after_init;
 static unsigned int udp_crypto_net_id __read_mostly;
 static struct kmem_cache *udp_sa_cache __ro_after_init;
 
@@ -62,14 +63,13 @@ int udp_quic_keys_check(const struct udp_quic_keys *keys)
  */
 struct udp_sa *udp_sa_alloc(const struct udp_quic_keys *keys, gfp_t gfp)
 {
-	static atomic_t generation;
 	struct udp_sa *sa;
 
 	sa = kmem_cache_zalloc(udp_sa_cache, gfp);
 	if (!sa)
 		return NULL;
 	sa->keys = *keys;
-	sa->gen = atomic_inc_return(&generation);
+	spin_lock_init(&sa->holders_lock);
 	refcount_set(&sa->refs, 1);
 	return sa;
 }
@@ -223,6 +223,7 @@ static int udp_sa_insert_socket(struct udp_crypto_net *un, struct udp_sa *sa)
 /* Gives a whole SA its number, and makes it known. */
 static int udp_sa_insert(struct udp_crypto_net *un, struct udp_sa *sa)
 {
+	static atomic64_t generation;
 	int err;
 
 	lockdep_assert_held(&un->lock);
@@ -237,6 +238,7 @@ static int udp_sa_insert(struct udp_crypto_net *un, struct udp_sa *sa)
 		if (err)
 			return err;
 	}
+	sa->gen = atomic64_inc_return(&generation);
 	udp_sa_table_insert(un, sa);
 	udp_sa_table_changed(un);
 	UDP_CRYPTO_INC_STATS(un, SAADDED);
@@ -465,9 +467,12 @@ unsigned int udp_sa_flush(struct net *net, kuid_t uid)
  */
 void udp_crypto_destroy_sock(struct sock *sk)
 {
-	struct udp_crypto_net *un = udp_crypto_pernet(sock_net(sk));
 	struct hlist_head *sas = &udp_sk(sk)->crypto_sas;
+	struct udp_crypto_net *un;
 
+	if (hlist_empty(sas))
+		return;
+	un = udp_crypto_pernet(sock_net(sk));
 	while (!hlist_empty(sas)) {
 		unsigned int batch = 256;
 
@@ -523,8 +528,19 @@ static struct pernet_operations udp_crypto_net_ops = {
 
 static int __init udp_crypto_init(void)
 {
-	udp_sa_cache = KMEM_CACHE(udp_sa, SLAB_PANIC);
-	return register_pernet_subsys(&udp_crypto_net_ops);
+	int err = -ENOMEM;
+
+	udp_sa_cache = KMEM_CACHE(udp_sa, 0);
+	if (udp_sa_cache)
+		err = register_pernet_subsys(&udp_crypto_net_ops);
+	if (err) {
+		/* the number that namespaces know it by is another's now */
+		kmem_cache_destroy(udp_sa_cache);
+		pr_err("udp_crypto: not there, error %d\n", err);
+		return err;
+	}
+	udp_crypto_on = true;
+	return 0;
 }
 
 /* before any socket can be made from user space */

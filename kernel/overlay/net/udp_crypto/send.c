@@ -72,7 +72,7 @@ int udp_crypto_cmsg(struct sock *sk, struct cmsghdr *cmsg,
 	struct udp_quic_crypto crypto;
 	u8 *data = CMSG_DATA(cmsg);
 
-	if (tx->requested)
+	if (tx->requested || !udp_crypto_on)
 		return -EINVAL;
 	if (IS_UDPLITE(sk))
 		return -EOPNOTSUPP;
@@ -561,9 +561,13 @@ static int udp_crypto_mark(struct udp_crypto_tx *tx, struct udp_sa *sa,
 		return -ENOBUFS;
 	ext->pn = tx->pn;
 	ext->sa = sa->index;
-	ext->gen = sa->gen;
+	if (tx->inline_sa)
+		ext->inline_sa = tx->inline_sa;
+	else
+		ext->gen = sa->gen;
 	ext->pn_offset = tx->pn_offset;
-	ext->inline_sa = tx->inline_sa;
+	ext->len = tx->wire_len;
+	ext->seg_size = tx->seg_size;
 	tx->inline_shared = true;
 	udp_crypto_ext_get(ext);
 	skb->decrypted = 1;

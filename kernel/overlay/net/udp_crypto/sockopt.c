@@ -85,6 +85,8 @@ int udp_crypto_setsockopt(struct sock *sk, sockptr_t optval,
 	struct udp_crypto_req req;
 	int err;
 
+	if (!udp_crypto_on)
+		return -ENOPROTOOPT;
 	if (IS_UDPLITE(sk))
 		return -EOPNOTSUPP;
 	if (optlen < sizeof(req))
@@ -123,6 +125,8 @@ int udp_crypto_getsockopt(struct sock *sk, char __user *optval,
 	size_t size;
 	int len, err;
 
+	if (!udp_crypto_on)
+		return -ENOPROTOOPT;
 	if (IS_UDPLITE(sk))
 		return -EOPNOTSUPP;
 	if (get_user(len, optlen))

@@ -23,6 +23,7 @@ static const struct snmp_mib udp_crypto_mib_list[] = {
 	SNMP_MIB_ITEM("DropNoSa", UDP_CRYPTO_MIB_DROPNOSA),
 	SNMP_MIB_ITEM("DropNoKeys", UDP_CRYPTO_MIB_DROPNOKEYS),
 	SNMP_MIB_ITEM("DropNoMem", UDP_CRYPTO_MIB_DROPNOMEM),
+	SNMP_MIB_ITEM("DropChanged", UDP_CRYPTO_MIB_DROPCHANGED),
 	SNMP_MIB_ITEM("DropError", UDP_CRYPTO_MIB_DROPERROR),
 	SNMP_MIB_ITEM("SaAdded", UDP_CRYPTO_MIB_SAADDED),
 	SNMP_MIB_ITEM("SaDeleted", UDP_CRYPTO_MIB_SADELETED),
@@ -41,7 +42,7 @@ void udp_crypto_stats_read(const struct udp_crypto_net *un,
 	snmp_get_cpu_field_batch(counters, udp_crypto_mib_list, un->mib);
 }
 
-static int udp_crypto_stat_show(struct seq_file *seq, void *v)
+static int __maybe_unused udp_crypto_stat_show(struct seq_file *seq, void *v)
 {
 	struct udp_crypto_net *un = udp_crypto_pernet(seq->private);
 	unsigned long buf[UDP_CRYPTO_MIB_MAX];
@@ -78,31 +79,50 @@ static const struct ctl_table udp_crypto_table[] = {
 	},
 };
 
-int udp_crypto_stats_init(struct net *net, struct udp_crypto_net *un)
+static int udp_crypto_sysctl_init(struct net *net, struct udp_crypto_net *un)
 {
 	struct ctl_table *table;
 
-	un->mib = alloc_percpu(struct udp_crypto_mib);
-	if (!un->mib)
-		return -ENOMEM;
-
-	if (!proc_create_net_single("udp_crypto_stat", 0444, net->proc_net,
-				    udp_crypto_stat_show, NULL))
-		goto err_mib;
-
+	if (!IS_ENABLED(CONFIG_SYSCTL))
+		return 0;
 	table = kmemdup(udp_crypto_table, sizeof(udp_crypto_table), GFP_KERNEL);
 	if (!table)
-		goto err_proc;
+		return -ENOMEM;
 	table[0].data = &un->max_sa;
 	table[1].data = &un->max_sa_uid;
 	un->sysctl = register_net_sysctl_sz(net, "net/ipv4", table,
 					    ARRAY_SIZE(udp_crypto_table));
-	if (!un->sysctl)
-		goto err_table;
+	if (!un->sysctl) {
+		kfree(table);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static void udp_crypto_sysctl_exit(struct udp_crypto_net *un)
+{
+	const struct ctl_table *table;
+
+	if (!IS_ENABLED(CONFIG_SYSCTL))
+		return;
+	table = un->sysctl->ctl_table_arg;
+	unregister_net_sysctl_table(un->sysctl);
+	kfree(table);
+}
+
+int udp_crypto_stats_init(struct net *net, struct udp_crypto_net *un)
+{
+	un->mib = alloc_percpu(struct udp_crypto_mib);
+	if (!un->mib)
+		return -ENOMEM;
+	if (IS_ENABLED(CONFIG_PROC_FS) &&
+	    !proc_create_net_single("udp_crypto_stat", 0444, net->proc_net,
+				    udp_crypto_stat_show, NULL))
+		goto err_mib;
+	if (udp_crypto_sysctl_init(net, un))
+		goto err_proc;
 	return 0;
 
-err_table:
-	kfree(table);
 err_proc:
 	remove_proc_entry("udp_crypto_stat", net->proc_net);
 err_mib:
@@ -112,10 +132,7 @@ err_mib:
 
 void udp_crypto_stats_exit(struct net *net, struct udp_crypto_net *un)
 {
-	const struct ctl_table *table = un->sysctl->ctl_table_arg;
-
-	unregister_net_sysctl_table(un->sysctl);
-	kfree(table);
+	udp_crypto_sysctl_exit(un);
 	remove_proc_entry("udp_crypto_stat", net->proc_net);
 	free_percpu(un->mib);
 }

@@ -4,12 +4,15 @@
  * offload meet a device, and are left to it or protected in software. Every
  * other way out of the stack comes here too.
  */
+#include <linux/if_arp.h>
+#include <linux/if_vlan.h>
 #include <linux/ip.h>
 #include <linux/netdevice.h>
 #include <linux/udp.h>
 #include <net/gso.h>
+#include <net/checksum.h>
 #include <net/ipv6.h>
-#include <net/ip6_checksum.h>
+#include <net/pkt_sched.h>
 #include <net/udp.h>
 
 #include "internal.h"
@@ -27,7 +30,7 @@ struct udp_sa *udp_crypto_ext_sa(const struct net *net,
 {
 	struct udp_sa *sa;
 
-	if (ext->inline_sa)
+	if (!ext->sa)
 		return ext->inline_sa;
 	sa = udp_sa_lookup(udp_crypto_pernet(net), ext->sa);
 	/* no two SAs, of whatever namespace, have the same generation */
@@ -38,67 +41,152 @@ EXPORT_SYMBOL_GPL(udp_crypto_ext_sa);
 /* skbuff.c calls these when it copies and frees extensions */
 void udp_crypto_ext_get(struct udp_crypto_ext *ext)
 {
-	if (ext->inline_sa)
+	if (!ext->sa)
 		refcount_inc(&ext->inline_sa->refs);
 }
 
 void udp_crypto_ext_put(struct udp_crypto_ext *ext)
 {
-	if (ext->inline_sa)
+	if (!ext->sa)
 		udp_sa_put(ext->inline_sa);
 }
 
+/* QUIC packets in a plaintext skb. */
 static unsigned int udp_crypto_segs(const struct sk_buff *skb)
 {
-	return skb_is_gso(skb) ? skb_shinfo(skb)->gso_segs : 1;
+	const struct udp_crypto_ext *ext = skb_ext_find(skb, SKB_EXT_UDP_CRYPTO);
+
+	return DIV_ROUND_UP(ext->len, ext->seg_size);
 }
 
-/* A checksum that is there already is one of the plaintext. */
-static void udp_crypto_redo_checksum(struct sk_buff *skb)
+/* An IPv4 header, with options or without, of a UDP header that ends at
+ * @payload? Returns how long it is, or 0.
+ */
+static unsigned int udp_crypto_ipv4_before(const struct sk_buff *skb,
+					   unsigned int payload,
+					   unsigned int udp_len)
 {
-	unsigned int len = skb->len - skb_transport_offset(skb);
-	struct udphdr *uh = udp_hdr(skb);
+	unsigned int ihl, end = payload - sizeof(struct udphdr);
 
-	if (skb->ip_summed == CHECKSUM_PARTIAL || !uh->check)
-		return;
-	if (ip_hdr(skb)->version == 6)
-		uh->check = ~udp_v6_check(len, &ipv6_hdr(skb)->saddr,
-					  &ipv6_hdr(skb)->daddr, 0);
-	else
-		uh->check = ~udp_v4_check(len, ip_hdr(skb)->saddr,
-					  ip_hdr(skb)->daddr, 0);
-	skb->ip_summed = CHECKSUM_PARTIAL;
-	skb->csum_start = skb_transport_header(skb) - skb->head;
-	skb->csum_offset = offsetof(struct udphdr, check);
+	for (ihl = 5; ihl <= 15 && end >= ihl * 4; ihl++) {
+		const struct iphdr *iph;
+		struct iphdr _iph;
+
+		iph = skb_header_pointer(skb, end - ihl * 4, sizeof(_iph), &_iph);
+		if (iph && iph->version == 4 && iph->ihl == ihl &&
+		    iph->protocol == IPPROTO_UDP &&
+		    ntohs(iph->tot_len) == ihl * 4 + udp_len)
+			return ihl * 4;
+	}
+	return 0;
+}
+
+static unsigned int udp_crypto_ipv6_before(const struct sk_buff *skb,
+					   unsigned int payload,
+					   unsigned int udp_len)
+{
+	const unsigned int len = sizeof(struct ipv6hdr);
+	const struct ipv6hdr *ip6h;
+	struct ipv6hdr _ip6h;
+
+	if (payload < len + sizeof(struct udphdr))
+		return 0;
+	ip6h = skb_header_pointer(skb, payload - sizeof(struct udphdr) - len,
+				  sizeof(_ip6h), &_ip6h);
+	return ip6h && ip6h->version == 6 && ip6h->nexthdr == IPPROTO_UDP &&
+	       ntohs(ip6h->payload_len) == udp_len ? len : 0;
+}
+
+/* Where the payload of a plaintext skb starts: known from its length, by which
+ * it is found behind whatever was put in front of it. 0: something has changed
+ * that does not fit. UDP header and IP header must be right before it and have
+ * that length, and a batch must be one still: the end of the packet has been
+ * moved, or it would be encrypted under one number instead of many.
+ */
+static unsigned int udp_crypto_payload(const struct sk_buff *skb,
+				       unsigned int *iphlen)
+{
+	const struct udp_crypto_ext *ext = skb_ext_find(skb, SKB_EXT_UDP_CRYPTO);
+	unsigned int udp_len = sizeof(struct udphdr) + ext->len;
+	unsigned int payload = skb->len - ext->len;
+	const struct udphdr *uh;
+	struct udphdr _uh;
+
+	if (skb->len <= udp_len ||
+	    (skb_is_gso(skb) ? skb_shinfo(skb)->gso_size != ext->seg_size :
+			       ext->len > ext->seg_size))
+		return 0;
+	uh = skb_header_pointer(skb, payload - sizeof(_uh), sizeof(_uh), &_uh);
+	if (!uh || ntohs(uh->len) != udp_len)
+		return 0;
+	*iphlen = udp_crypto_ipv4_before(skb, payload, udp_len) ?:
+		  udp_crypto_ipv6_before(skb, payload, udp_len);
+	return *iphlen ? payload : 0;
+}
+
+unsigned int __skb_udp_crypto_public_len(const struct sk_buff *skb)
+{
+	unsigned int iphlen;
+
+	return udp_crypto_payload(skb, &iphlen);
+}
+EXPORT_SYMBOL_GPL(__skb_udp_crypto_public_len);
+
+/* Has the UDP header before @payload a checksum of the plaintext in it? */
+static bool udp_crypto_has_checksum(const struct sk_buff *skb,
+				    unsigned int payload)
+{
+	const unsigned int start = payload - sizeof(struct udphdr);
+	const struct udphdr *uh;
+	struct udphdr _uh;
+
+	if (skb->ip_summed == CHECKSUM_PARTIAL &&
+	    skb_checksum_start_offset(skb) == start)
+		return false;
+	uh = skb_header_pointer(skb, start, sizeof(_uh), &_uh);
+	return uh && uh->check;
+}
+
+/* The sum of checksum and payload stays what it was. So it does not matter what
+ * the pseudo header is, and checksums of outer headers stay right, too.
+ */
+static int udp_crypto_adjust_checksum(struct sk_buff *skb,
+				      unsigned int payload, __wsum before)
+{
+	__wsum after = skb_checksum(skb, payload, skb->len - payload, 0);
+	struct udphdr *uh;
+
+	/* not shared with a clone: the payload behind it was encrypted */
+	if (!pskb_may_pull(skb, payload))
+		return -ENOMEM;
+	uh = (struct udphdr *)(skb->data + payload) - 1;
+	csum_replace_by_diff(&uh->check, csum_sub(after, before));
+	if (!uh->check)
+		uh->check = CSUM_MANGLED_0;
+	return 0;
 }
 
 static int udp_crypto_encrypt(struct udp_sa *sa, struct sk_buff *skb)
 {
 	const struct udp_crypto_ext *ext = skb_ext_find(skb, SKB_EXT_UDP_CRYPTO);
-	unsigned int payload = skb_transport_offset(skb) + sizeof(struct udphdr);
-	const unsigned int min = ext->pn_offset + UDP_QUIC_SAMPLE_OFFSET +
-				 UDP_QUIC_SAMPLE_LEN;
-	unsigned int seg_size, last;
+	unsigned int payload, iphlen;
+	bool has_checksum;
+	__wsum before = 0;
 	int err;
 
-	/* The stack does not take bytes off a datagram, but a BPF program or
-	 * an action of tc may have.
-	 */
-	if (skb->encapsulation || skb->len < payload + min)
-		return -EINVAL;
-	seg_size = skb_is_gso(skb) ? skb_shinfo(skb)->gso_size :
-				     skb->len - payload;
-	last = (skb->len - payload) % seg_size;
-	if (seg_size < min || (last && last < min))
-		return -EINVAL;
-	if (!pskb_may_pull(skb, payload))
-		return -EINVAL;
-	err = udp_crypto_sw_encrypt(sa, skb, payload, seg_size, ext->pn,
+	payload = udp_crypto_payload(skb, &iphlen);
+	if (!payload)
+		return -EBADMSG;
+	has_checksum = udp_crypto_has_checksum(skb, payload);
+	if (has_checksum)
+		before = skb_checksum(skb, payload, ext->len, 0);
+	err = udp_crypto_sw_encrypt(sa, skb, payload, ext->seg_size, ext->pn,
 				    ext->pn_offset, UDP_CRYPTO_ATOMIC);
+	if (!err && has_checksum)
+		err = udp_crypto_adjust_checksum(skb, payload, before);
 	if (err)
 		return err;
 
-	udp_crypto_redo_checksum(skb);
 	skb->decrypted = 0;
 	skb_ext_del(skb, SKB_EXT_UDP_CRYPTO);
 	return 0;
@@ -184,6 +272,10 @@ static int udp_crypto_try_late(struct net *net, struct sk_buff *skb)
 		atomic64_add(segs, &sa->packets_dropped);
 		UDP_CRYPTO_ADD_STATS(un, DROPNOMEM, segs);
 		break;
+	case -EBADMSG:
+		atomic64_add(segs, &sa->packets_dropped);
+		UDP_CRYPTO_ADD_STATS(un, DROPCHANGED, segs);
+		break;
 	default:
 		atomic64_add(segs, &sa->packets_dropped);
 		UDP_CRYPTO_ADD_STATS(un, DROPERROR, segs);
@@ -245,32 +337,41 @@ struct udp_crypto_waiting {
 
 static struct sk_buff_head udp_crypto_waiting;
 
-/* Sends what has been through tc and the qdisc. Process context. */
-static void udp_crypto_direct_xmit(struct sk_buff *skb)
+/* Sends through a device without a qdisc, where what the ring has no room for
+ * is lost.
+ */
+static void udp_crypto_xmit_unqueued(struct sk_buff *skb, u16 queue)
 {
 	struct net_device *dev = skb->dev;
 	struct sk_buff *next;
-	bool again = false;
 
-	/* may segment, which dev_direct_xmit() does not allow for */
-	for (skb = validate_xmit_skb_list(skb, dev, &again); skb; skb = next) {
-		unsigned int patience = 1000;
-		u16 queue;
-
+	for (; skb; skb = next) {
 		next = skb->next;
 		skb_mark_not_on_list(skb);
-		/* the device may have fewer queues by now */
-		queue = netdev_cap_txqueue(dev, skb_get_queue_mapping(skb));
-		while (__dev_direct_xmit(skb, queue) == NETDEV_TX_BUSY) {
-			/* no qdisc keeps it while the device's ring is full */
-			if (!netif_running(dev) || !patience--) {
-				dev_core_stats_tx_dropped_inc(dev);
-				kfree_skb(skb);
-				break;
-			}
-			usleep_range(50, 200);
+		if (__dev_direct_xmit(skb, queue) == NETDEV_TX_BUSY) {
+			dev_core_stats_tx_dropped_inc(dev);
+			kfree_skb(skb);
 		}
 	}
+}
+
+/* Sends what has been through tc and the qdisc. What the ring has no room for
+ * waits in the qdisc: nothing that goes elsewhere does. Process context.
+ */
+static void udp_crypto_xmit(struct sk_buff *skb)
+{
+	struct net_device *dev = skb->dev;
+	bool again = false;
+	u16 queue;
+
+	/* the device may have fewer queues by now */
+	queue = netdev_cap_txqueue(dev, skb_get_queue_mapping(skb));
+	skb_set_queue_mapping(skb, queue);
+	local_bh_disable();
+	skb = validate_xmit_skb_list(skb, dev, &again);
+	if (skb && !dev_requeue_validated(skb, netdev_get_tx_queue(dev, queue)))
+		udp_crypto_xmit_unqueued(skb, queue);
+	local_bh_enable();
 }
 
 static void udp_crypto_resume(struct sk_buff *skb, struct net *net,
@@ -301,7 +402,7 @@ static void udp_crypto_resume(struct sk_buff *skb, struct net *net,
 		netif_rx(skb);
 	} else {
 		memset(skb->cb, 0, sizeof(skb->cb));
-		udp_crypto_direct_xmit(skb);
+		udp_crypto_xmit(skb);
 	}
 }
 
@@ -399,6 +500,36 @@ static bool udp_crypto_untouched(struct sk_buff *skb, netdev_features_t features
 	return !udp_hdr(skb)->check;
 }
 
+/* Does the device find the payload where the headers say it is? Only what is as
+ * the sender's IP layer made it, in one Ethernet frame with VLAN tags or without,
+ * goes to a device: what that makes of others, nobody knows.
+ */
+static bool udp_crypto_as_sent(const struct sk_buff *skb,
+			       const struct net_device *dev)
+{
+	unsigned int payload, iphlen, ip, depth = ETH_HLEN;
+	__be16 type;
+	bool v6;
+
+	if (skb->encapsulation || dev->type != ARPHRD_ETHER)
+		return false;
+	payload = udp_crypto_payload(skb, &iphlen);
+	if (!payload || skb_headlen(skb) < payload)
+		return false;
+	ip = payload - sizeof(struct udphdr) - iphlen;
+	if (ip < ETH_HLEN || skb_network_offset(skb) != ip ||
+	    skb_transport_offset(skb) != ip + iphlen)
+		return false;
+	v6 = ip_hdr(skb)->version == 6;
+	if (iphlen != (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)))
+		return false;
+
+	type = ((struct ethhdr *)skb->data)->h_proto;
+	for (; eth_type_vlan(type) && depth + VLAN_HLEN <= ip; depth += VLAN_HLEN)
+		type = ((struct vlan_hdr *)(skb->data + depth))->h_vlan_encapsulated_proto;
+	return depth == ip && type == (v6 ? htons(ETH_P_IPV6) : htons(ETH_P_IP));
+}
+
 static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb,
 			       netdev_features_t features)
 {
@@ -406,11 +537,22 @@ static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb,
 	struct udp_sa *sa;
 
 	if (!(features & NETIF_F_HW_UDP_CRYPTO_TX) || !ops ||
-	    skb->encapsulation || !udp_crypto_untouched(skb, features))
+	    !udp_crypto_as_sent(skb, dev) ||
+	    !udp_crypto_untouched(skb, features))
 		return false;
 	sa = udp_crypto_ext_sa(dev_net(dev),
 			       skb_ext_find(skb, SKB_EXT_UDP_CRYPTO));
 	return sa && ops->sa_ready(dev, sa);
+}
+
+bool __udp_crypto_still_valid(struct sk_buff *skb)
+{
+	bool valid;
+
+	rcu_read_lock();
+	valid = udp_crypto_dev_can(skb->dev, skb, netif_skb_features(skb));
+	rcu_read_unlock();
+	return valid;
 }
 
 /**
@@ -463,16 +605,14 @@ int udp_crypto_gso_segment(struct sk_buff *segs)
 	unsigned int i = 0;
 
 	for (seg = segs; seg; seg = seg->next) {
-		struct udp_crypto_ext *ext;
+		/* already there: this makes it the segment's own */
+		struct udp_crypto_ext *ext = skb_ext_add(seg, SKB_EXT_UDP_CRYPTO);
 
-		/* the first one's number is right */
-		if (i) {
-			/* already there: this makes it the segment's own */
-			ext = skb_ext_add(seg, SKB_EXT_UDP_CRYPTO);
-			if (!ext)
-				return -ENOMEM;
-			ext->pn += i;
-		}
+		if (!ext)
+			return -ENOMEM;
+		ext->pn += i;
+		ext->len = seg->len - skb_transport_offset(seg) -
+			   sizeof(struct udphdr);
 		i += udp_crypto_segs(seg);
 	}
 	return 0;

@@ -11,6 +11,10 @@
  *   sas	which, and whether packets can use them; no keys
  *   install	N: no more SAs are taken in
  *   ciphers	1 << enum udp_quic_cipher for each that the device knows
+ *   ahead	Y: a packet may come before the kernel's ciphers are set up,
+ *		which hardware does not need; this device loses it
+ *   ring_full	1: the next packet finds no room and stops its queue; 0: there
+ *		is room again
  *   tx		packets encrypted
  *   tx_dropped	skbs whose SA had gone
  */
@@ -33,7 +37,7 @@
  */
 struct nsim_udp_sa {
 	struct udp_crypto_holder holder;
-	u32 gen;
+	u64 gen;
 	bool stored;
 	bool deleted;
 	struct rcu_head rcu;
@@ -114,7 +118,7 @@ static bool nsim_udp_crypto_sa_ready(struct net_device *dev, struct udp_sa *sa)
 	nsa = xa_load(&ns->udp_crypto.sas, sa->index);
 	if ((!nsa || nsa->gen != sa->gen) && !nsim_udp_sa_add(ns, sa))
 		return false;
-	return udp_crypto_emulation_ready(sa);
+	return READ_ONCE(ns->udp_crypto.ahead) || udp_crypto_emulation_ready(sa);
 }
 
 static void nsim_udp_crypto_sa_deleted(struct udp_crypto_holder *holder)
@@ -214,6 +218,44 @@ bool nsim_udp_crypto_tx(struct netdevsim *ns, struct sk_buff *skb)
 	return true;
 }
 
+/* Is there no room in the ring? Then the queue is stopped. */
+bool nsim_udp_crypto_ring_full(struct netdevsim *ns, struct sk_buff *skb)
+{
+	struct nsim_udp_crypto *crypto = &ns->udp_crypto;
+
+	if (likely(!READ_ONCE(crypto->ring_full)))
+		return false;
+	netif_stop_subqueue(ns->netdev, skb_get_queue_mapping(skb));
+	/* pairs with smp_mb() in nsim_udp_crypto_ring_full_set() */
+	smp_mb();
+	if (!READ_ONCE(crypto->ring_full))
+		netif_tx_wake_all_queues(ns->netdev);
+	return true;
+}
+
+static int nsim_udp_crypto_ring_full_get(void *data, u64 *val)
+{
+	struct netdevsim *ns = data;
+
+	*val = ns->udp_crypto.ring_full;
+	return 0;
+}
+
+static int nsim_udp_crypto_ring_full_set(void *data, u64 val)
+{
+	struct netdevsim *ns = data;
+
+	WRITE_ONCE(ns->udp_crypto.ring_full, !!val);
+	/* pairs with smp_mb() in nsim_udp_crypto_ring_full() */
+	smp_mb();
+	if (!val)
+		netif_tx_wake_all_queues(ns->netdev);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(nsim_udp_crypto_ring_full_fops,
+			 nsim_udp_crypto_ring_full_get,
+			 nsim_udp_crypto_ring_full_set, "%llu\n");
+
 static int nsim_udp_crypto_sas_show(struct seq_file *seq, void *v)
 {
 	struct netdevsim *ns = seq->private;
@@ -222,7 +264,7 @@ static int nsim_udp_crypto_sas_show(struct seq_file *seq, void *v)
 
 	rcu_read_lock();
 	xa_for_each(&ns->udp_crypto.sas, index, nsa)
-		seq_printf(seq, "sa[%lu] gen=%u cipher=%u ready=%u\n", index,
+		seq_printf(seq, "sa[%lu] gen=%llu cipher=%u ready=%u\n", index,
 			   nsa->gen, nsa->holder.sa->keys.cipher,
 			   udp_crypto_emulation_ready(nsa->holder.sa));
 	rcu_read_unlock();
@@ -253,6 +295,9 @@ void nsim_udp_crypto_init(struct netdevsim *ns)
 			    &nsim_udp_crypto_sas_fops);
 	debugfs_create_bool("install", 0600, crypto->ddir, &crypto->install);
 	debugfs_create_x32("ciphers", 0600, crypto->ddir, &crypto->ciphers);
+	debugfs_create_bool("ahead", 0600, crypto->ddir, &crypto->ahead);
+	debugfs_create_file("ring_full", 0600, crypto->ddir, ns,
+			    &nsim_udp_crypto_ring_full_fops);
 	debugfs_create_atomic_t("tx", 0400, crypto->ddir, &crypto->tx);
 	debugfs_create_atomic_t("tx_dropped", 0400, crypto->ddir,
 				&crypto->tx_dropped);

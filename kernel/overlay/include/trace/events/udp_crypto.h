@@ -28,6 +28,7 @@
 	EM(SKB_DROP_REASON_UDP_CRYPTO,		"UDP_CRYPTO")		\
 	EM(SKB_DROP_REASON_UDP_CRYPTO_NO_SA,	"UDP_CRYPTO_NO_SA")	\
 	EM(SKB_DROP_REASON_UDP_CRYPTO_NO_KEYS,	"UDP_CRYPTO_NO_KEYS")	\
+	EM(SKB_DROP_REASON_UDP_CRYPTO_CHANGED,	"UDP_CRYPTO_CHANGED")	\
 	EMe(SKB_DROP_REASON_NOMEM,		"NOMEM")
 
 /* values, for user space that reads the raw buffers */
@@ -161,8 +162,7 @@ TRACE_EVENT(udp_crypto_drop,
 		__entry->ifindex = skb->dev ? skb->dev->ifindex : 0;
 		__entry->sa = ext->sa;
 		__entry->pn = ext->pn;
-		__entry->packets = skb_is_gso(skb) ?
-				   skb_shinfo(skb)->gso_segs : 1;
+		__entry->packets = DIV_ROUND_UP(ext->len, ext->seg_size);
 		__entry->reason = reason;
 	),
 
