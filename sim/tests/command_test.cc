@@ -435,5 +435,33 @@ TEST(Vsc, GatewaySemaphoreAndCrSpace) {
     EXPECT_EQ(d.dev.vsc_read(0xc), 0U);
 }
 
+// With the capabilities of IPsec, TLS and MACsec a driver prepares for them; keys find no room.
+TEST(CryptoOffloads, AreThereButHaveNoRoomForKeys) {
+    for (const bool on : {false, true}) {
+        MiniDriver d(Config{.ipsec = on, .tls = on, .macsec = on});
+        d.open();
+        const auto object = [&](unsigned opcode, unsigned type) {
+            auto in = request(opcode, IFC_BYTES(general_obj_in_cmd_hdr));
+            IFC_SET(general_obj_in_cmd_hdr, Bytes(in), obj_type, type);
+            return d.command(in, IFC_BYTES(general_obj_out_cmd_hdr)).status;
+        };
+        for (const unsigned type : {unsigned{MLX5_GENERAL_OBJECT_TYPES_ENCRYPTION_KEY},
+                                    unsigned{MLX5_GENERAL_OBJECT_TYPES_IPSEC},
+                                    unsigned{MLX5_GENERAL_OBJECT_TYPES_MACSEC}}) {
+            EXPECT_EQ(object(MLX5_CMD_OP_CREATE_GENERAL_OBJECT, type),
+                      on ? MLX5_CMD_STAT_NO_RES_ERR : MLX5_CMD_STAT_BAD_PARAM_ERR);
+            for (const unsigned opcode :
+                 {MLX5_CMD_OP_QUERY_GENERAL_OBJECT, MLX5_CMD_OP_DESTROY_GENERAL_OBJECT})
+                EXPECT_EQ(object(opcode, type),
+                          on ? MLX5_CMD_STAT_BAD_RES_ERR : MLX5_CMD_STAT_BAD_PARAM_ERR);
+        }
+        auto tis = REQUEST(create_tis, CREATE_TIS);
+        IFC_SET(create_tis_in, Bytes(tis), ctx.tls_en, 1);
+        IFC_SET(create_tis_in, Bytes(tis), ctx.transport_domain, d.td);
+        EXPECT_EQ(d.command(tis, IFC_BYTES(create_tis_out)).status,
+                  on ? MLX5_CMD_STAT_NO_RES_ERR : MLX5_CMD_STAT_BAD_PARAM_ERR);
+    }
+}
+
 } // namespace
 } // namespace connectx::test

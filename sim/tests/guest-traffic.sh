@@ -1,21 +1,22 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# guest-traffic.sh [--faults] [--start-fault SPEC] [--wire hub|dgram|tap] KERNEL TEST-PROGRAM LOG [GTEST-ARGUMENT...]
+# guest-traffic.sh [--faults] [--start-fault SPEC] [--nic OPTIONS] [--wire hub|dgram|tap] KERNEL TEST-PROGRAM LOG [GTEST-ARGUMENT...]
 # Runs the guest tests with two ConnectX models on one wire, then has tshark check every frame that
 # crossed it: IPv4, TCP and UDP checksums. The one frame that CorruptedFramesAreNoticed spoils on
 # purpose (UDP port 12345 to 9999) is expected, and must be there if that test ran.
 # With --faults the driver may complain, and the wire is not looked at; --start-fault gives the first
-# device a fault before the guest starts. The wire is a hub inside of QEMU, or a pair of datagram sockets,
+# device a fault before the guest starts, --nic both of them properties (`,ipsec=on`). The wire is a hub inside of QEMU, or a pair of datagram sockets,
 # or two tap devices in a bridge, in a network namespace of their own.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd -P)
-faults='' start_fault='' wire=hub
+faults='' start_fault='' nic='' wire=hub
 while [[ ${1-} = --* ]]; do
     case $1 in
     --faults) faults=1 ;;
     --start-fault) faults=1 start_fault=",x-fault=${2//,/,,}"; shift ;;
+    --nic) nic=$2; shift ;;
     --wire) wire=$2; shift ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
     esac
@@ -63,8 +64,8 @@ status=0
     --qemu-arg -netdev --qemu-arg "${wires[0]}" --qemu-arg -netdev --qemu-arg "${wires[1]}" \
     --qemu-arg -device --qemu-arg pcie-root-port,id=port0,chassis=1 \
     --qemu-arg -device --qemu-arg pcie-root-port,id=port1,chassis=2 \
-    --qemu-arg -device --qemu-arg "connectx,id=nic0,bus=port0,netdev=wire0,mac=02:00:00:00:00:01$start_fault" \
-    --qemu-arg -device --qemu-arg connectx,id=nic1,bus=port1,netdev=wire1,mac=02:00:00:00:00:02 \
+    --qemu-arg -device --qemu-arg "connectx,id=nic0,bus=port0,netdev=wire0,mac=02:00:00:00:00:01$nic$start_fault" \
+    --qemu-arg -device --qemu-arg "connectx,id=nic1,bus=port1,netdev=wire1,mac=02:00:00:00:00:02$nic" \
     "${dump[@]}" \
     -- "$program" "$@" || status=$?
 ((status == 0)) || exit "$status"

@@ -495,5 +495,102 @@ TEST_F(Send, TwoQueuesShareTheDevice) {
     EXPECT_EQ(d.dev.stats().wqes, 101U);
 }
 
+// A queue that asks for it gets one more completion for each packet: when it was on the wire. The
+// WQE's metadata come back in it.
+class PortTimestamp : public Send {
+  protected:
+    void SetUp() override {
+        Send::SetUp();
+        port_cq = d.create_cq(4);
+        timed.cq = &cq;
+        timed.ring = {d.host.alloc(64U << 6), 6, 64};
+        timed.dbr = d.host.alloc(64, 64);
+        timed.id = IFC_GET(create_sq_out, ConstBytes(d.must(request(port_cq.id), kOut)), sqn);
+        ASSERT_TRUE(d.modify_sq(timed, 0, 1).ok());
+    }
+    Message request(std::uint32_t port_cqn) {
+        auto in = d.sq_request(timed, 6);
+        IFC_SET(create_sq_in, Bytes(in), ctx.ts_cqe_to_dest_cqn, port_cqn);
+        return in;
+    }
+    Message segments(unsigned metadata, const Frame &frame) {
+        Message seg = d.eth_segments({}, {frame});
+        store_be<std::uint32_t>(seg.data() + offsetof(mlx5_wqe_eth_seg, flow_table_metadata),
+                                metadata);
+        return seg;
+    }
+
+    static constexpr std::size_t kOut = IFC_BYTES(create_sq_out);
+    TestCq port_cq;
+    TestSq timed;
+};
+
+TEST_F(PortTimestamp, ComesWithTheMetadataOfThePacket) {
+    for (const unsigned metadata : {0U, 7U, 0x1ffU}) {
+        d.host.now_ns += 1000;
+        d.post(timed, MLX5_OPCODE_SEND, segments(metadata, make_frame({}, pattern(100))));
+        ASSERT_NE(d.poll(cq), nullptr);
+        const mlx5_cqe64 *cqe = d.poll(port_cq);
+        ASSERT_NE(cqe, nullptr);
+        EXPECT_EQ(cqe->op_own >> 4, MLX5_CQE_RESP_SEND);
+        EXPECT_EQ(be16_to_cpu(cqe->wqe_counter), metadata & 0xff);
+        EXPECT_EQ(be32_to_cpu(cqe->timestamp_l), static_cast<std::uint32_t>(d.host.now_ns));
+    }
+    d.post(timed, MLX5_OPCODE_NOP, {});
+    EXPECT_EQ(d.poll(port_cq), nullptr) << "nothing was sent";
+    d.post(sq, MLX5_OPCODE_SEND, segments(1, make_frame({}, pattern(100))));
+    EXPECT_EQ(d.poll(port_cq), nullptr) << "of another queue";
+}
+
+// A packet that goes nowhere would keep the driver waiting for its time.
+TEST_F(PortTimestamp, IsAnErrorForAPacketThatWasDropped) {
+    Message seg = segments(9, make_frame({}, pattern(100)));
+    const Message quic(sizeof(mlx5_wqe_quic_seg));
+    seg.insert(seg.begin() + sizeof(mlx5_wqe_eth_seg), quic.begin(), quic.end());
+    seg[sizeof(mlx5_wqe_eth_seg) + offsetof(mlx5_wqe_quic_seg, pn_offset_sa)] = 1; // no such SA
+    d.post(timed, MLX5_OPCODE_SEND | MLX5_OPC_MOD_QUIC << 24, seg);
+    EXPECT_TRUE(d.host.wire.empty());
+    const mlx5_cqe64 *cqe = d.poll(port_cq);
+    ASSERT_NE(cqe, nullptr);
+    EXPECT_EQ(cqe->op_own >> 4, MLX5_CQE_RESP_ERR);
+    EXPECT_EQ(be16_to_cpu(cqe->wqe_counter), 9);
+    ASSERT_NE(d.poll(cq), nullptr);
+}
+
+TEST_F(PortTimestamp, KeepsItsCompletionQueue) {
+    EXPECT_EQ(d.command(request(0x7fff), kOut).status, MLX5_CMD_STAT_BAD_RES_ERR);
+    auto destroy = REQUEST(destroy_cq, DESTROY_CQ);
+    IFC_SET(destroy_cq_in, Bytes(destroy), cqn, port_cq.id);
+    EXPECT_EQ(d.command(destroy, IFC_BYTES(destroy_cq_out)).status, MLX5_CMD_STAT_RES_BUSY);
+    auto in = REQUEST(destroy_sq, DESTROY_SQ);
+    IFC_SET(destroy_sq_in, Bytes(in), sqn, timed.id);
+    d.must(in, IFC_BYTES(destroy_sq_out));
+    d.must(destroy, IFC_BYTES(destroy_cq_out));
+}
+
+// Some adapters want headers in the WQE.
+TEST(MinInline, ShorterHeadersAreAnError) {
+    for (const unsigned mode :
+         {MLX5_INLINE_MODE_L2, MLX5_INLINE_MODE_IP, MLX5_INLINE_MODE_TCP_UDP}) {
+        MiniDriver d(Config{.min_inline = mode});
+        d.open();
+        TestCq cq = d.create_cq(4);
+        TestSq sq = d.create_sq(cq, 6);
+        const Frame f = make_frame({}, pattern(100));
+        const std::size_t enough = mode == MLX5_INLINE_MODE_L2 ? 14 : 14 + 20 + 8;
+        const auto post = [&](std::size_t length) {
+            MiniDriver::EthOptions o;
+            const auto end = f.begin() + static_cast<std::ptrdiff_t>(length);
+            o.inline_header.assign(f.begin(), end);
+            d.post(sq, MLX5_OPCODE_SEND, d.eth_segments(o, {Frame(end, f.end())}));
+            return d.poll(cq)->op_own >> 4;
+        };
+        EXPECT_EQ(post(enough), MLX5_CQE_REQ);
+        ASSERT_EQ(d.host.wire.size(), 1U);
+        EXPECT_EQ(d.host.wire[0], f);
+        EXPECT_EQ(post(mode == MLX5_INLINE_MODE_L2 ? 0 : 18), MLX5_CQE_REQ_ERR);
+    }
+}
+
 } // namespace
 } // namespace connectx::test

@@ -19,6 +19,7 @@ extern "C" {
 #define CONNECTX_MSIX_PBA_OFFSET 0x3000
 #define CONNECTX_MAX_MSIX_VECTORS 128
 #define CONNECTX_MAX_SADB_SIZE (1U << 21)
+#define CONNECTX_MAX_MIN_INLINE 3
 /* Length of the vendor-specific PCI capability, bytes. */
 #define CONNECTX_VSC_SIZE 0x18
 
@@ -52,6 +53,10 @@ struct connectx_config {
     bool quic_inline;
     bool quic_lso;
     unsigned quic_ciphers; /* see connectx_parse_quic_ciphers() */
+    bool ipsec;
+    bool tls;
+    bool macsec;
+    unsigned min_inline; /* 0 .. CONNECTX_MAX_MIN_INLINE */
     bool trace;
 };
 

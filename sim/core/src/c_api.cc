@@ -90,7 +90,7 @@ struct connectx_device *connectx_new(const struct connectx_host_ops *ops, void *
                                      const struct connectx_config *config) {
     if (config->msix_vectors < 2 || config->msix_vectors > connectx::kMaxMsixVectors ||
         config->max_queues < 16 || config->max_queues > 4096 ||
-        config->sadb_size > connectx::kMaxSadbSize)
+        config->sadb_size > connectx::kMaxSadbSize || config->min_inline > connectx::kMaxMinInline)
         return nullptr;
     connectx::Config c;
     std::copy_n(config->mac, c.mac.size(), c.mac.begin());
@@ -101,6 +101,10 @@ struct connectx_device *connectx_new(const struct connectx_host_ops *ops, void *
     c.quic_inline = config->quic_inline;
     c.quic_lso = config->quic_lso;
     c.quic_ciphers = config->quic_ciphers;
+    c.ipsec = config->ipsec;
+    c.tls = config->tls;
+    c.macsec = config->macsec;
+    c.min_inline = config->min_inline;
     c.trace = config->trace;
     try {
         return new connectx_device(ops, opaque, c);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //
 // What the device can do. The rule: a capability is set here only if the model does it. Everything
-// about RDMA, e-switch, LAG, IPsec, MACsec, TLS, virtio emulation stays zero.
+// about RDMA, e-switch, LAG, virtio emulation stays zero. The exceptions are IPsec, MACsec and TLS,
+// on request: see fill_crypto().
 #include "core.h"
 
 #include <bit>
@@ -92,6 +93,8 @@ void fill_general(Bytes cap, const Config &config) {
     SET(pad_tx_eth_packet, 1);
     SET(max_qp_cnt, 255);
     SET(modify_rq_counter_set_id, 1);
+    SET(ts_cqe_to_dest_cqn, 1);
+    SET(hca_cap_2, 1);
 
     // Vport lists
     SET(log_max_current_uc_list, 7);
@@ -104,14 +107,25 @@ void fill_general(Bytes cap, const Config &config) {
 #undef SET
 }
 
-void fill_ethernet(Bytes cap) {
+void fill_general_2(Bytes cap) {
+    IFC_SET(cmd_hca_cap_2, cap, ts_cqe_metadata_size2wqe_counter, kLogPortTimestampIds);
+}
+
+void fill_ethernet(Bytes cap, const Config &config) {
 #define SET(field, value) IFC_SET(per_protocol_networking_offload_caps, cap, field, value)
     SET(csum_cap, 1);
     SET(vlan_cap, 1);
-    SET(wqe_vlan_insert, 1);
+    // Adapters that want headers inline want the VLAN tag there, too.
+    SET(wqe_vlan_insert, config.min_inline == 0);
     SET(self_lb_en_modifiable, 1);
     SET(max_lso_cap, 18);
-    SET(wqe_inline_mode, 2); // none required
+    constexpr unsigned kVportContextTells = 1;
+    constexpr unsigned kNotRequired = 2;
+    SET(wqe_inline_mode, config.min_inline == 0 ? kNotRequired : kVportContextTells);
+    if (config.ipsec) {
+        SET(swp, 1);
+        SET(insert_trailer, 1);
+    }
     SET(rss_ind_tbl_cap, 11);
     SET(reg_umr_sq, 1);
     SET(enhanced_multi_pkt_send_wqe, 1);
@@ -166,12 +180,75 @@ void fill_flow_table(Bytes cap) {
 #undef SET
 }
 
+/// What a driver asks for before it prepares its send queues for IPsec, MACsec or TLS. The device
+/// knows these offloads, but has no room for their keys: creating one ends in NO_RESOURCES, as on
+/// an adapter whose keys are all in use, and drivers do without.
+void fill_crypto(const Config &config, Bytes general, Bytes flow_table) {
+    std::uint64_t objects = IFC_GET64(cmd_hca_cap, ConstBytes(general), general_obj_types);
+    if (config.ipsec || config.tls || config.macsec) {
+        objects |= MLX5_HCA_CAP_GENERAL_OBJECT_TYPES_ENCRYPTION_KEY;
+        IFC_SET(cmd_hca_cap, general, log_max_dek, 1);
+    }
+#define SET(direction, field)                                                                      \
+    IFC_SET(flow_table_nic_cap, flow_table, flow_table_properties_nic_##direction.field, 1)
+    if (config.ipsec || config.macsec) {
+        // For rules that name a key: the driver makes no table before it has one.
+        SET(transmit, ft_support);
+        SET(transmit, flow_modify_en);
+        SET(transmit, modify_root);
+        SET(transmit, identified_miss_table_mode);
+        SET(transmit, flow_table_modify);
+    }
+    if (config.ipsec) {
+        objects |= MLX5_HCA_CAP_GENERAL_OBJECT_TYPES_IPSEC;
+        IFC_SET(cmd_hca_cap, general, ipsec_offload, 1);
+        SET(transmit, ipsec_encrypt);
+        SET(receive, ipsec_decrypt);
+    }
+    if (config.macsec) {
+        objects |= 1ULL << MLX5_GENERAL_OBJECT_TYPES_MACSEC;
+        SET(transmit, macsec_encrypt);
+        SET(transmit, reformat_add_macsec);
+        SET(receive, macsec_decrypt);
+        SET(receive, reformat_remove_macsec);
+    }
+#undef SET
+    IFC_SET(cmd_hca_cap, general, tls_tx, config.tls);
+    IFC_SET64(cmd_hca_cap, general, general_obj_types, objects);
+}
+
+void fill_ipsec(Bytes cap) {
+#define SET(field, value) IFC_SET(ipsec_cap, cap, field, value)
+    SET(ipsec_crypto_offload, 1);
+    SET(ipsec_esn, 1);
+    SET(ipsec_crypto_esp_aes_gcm_128_encrypt, 1);
+    SET(ipsec_crypto_esp_aes_gcm_128_decrypt, 1);
+    SET(log_max_ipsec_offload, 1);
+#undef SET
+}
+
+void fill_macsec(Bytes cap) {
+#define SET(field, value) IFC_SET(macsec_cap, cap, field, value)
+    SET(macsec_crypto_esp_aes_gcm_128_encrypt, 1);
+    SET(macsec_crypto_esp_aes_gcm_128_decrypt, 1);
+    SET(log_max_macsec_offload, 1);
+#undef SET
+}
+
 } // namespace
 
 Capabilities::Capabilities(const Config &config) {
     fill_general(max_[MLX5_CAP_GENERAL], config);
-    fill_ethernet(max_[MLX5_CAP_ETHERNET_OFFLOADS]);
+    fill_general_2(max_[MLX5_CAP_GENERAL_2]);
+    fill_ethernet(max_[MLX5_CAP_ETHERNET_OFFLOADS], config);
     fill_flow_table(max_[MLX5_CAP_FLOW_TABLE]);
+    fill_crypto(config, max_[MLX5_CAP_GENERAL], max_[MLX5_CAP_FLOW_TABLE]);
+    if (config.ipsec)
+        fill_ipsec(max_[MLX5_CAP_IPSEC]);
+    if (config.tls)
+        IFC_SET(tls_cap, Bytes(max_[MLX5_CAP_TLS]), tls_1_2_aes_gcm_128, 1);
+    if (config.macsec)
+        fill_macsec(max_[MLX5_CAP_MACSEC]);
     if (config.quic)
         QuicOffload::fill_capabilities(config, max_[MLX5_CAP_GENERAL], max_[MLX5_QUIC_CAP_TYPE]);
     reset();

@@ -56,6 +56,7 @@ Core::Core(Host &host_in, const Config &config_in)
       commands(*this), pages(*this), events(*this), completions(*this), memory(*this),
       steering(*this), tx(*this), rx(*this), port(*this), faults(*this), quic(*this, config) {
     vport.permanent_mac = config.mac;
+    vport.min_inline = config.min_inline;
 }
 
 bool Core::dma_read(GuestAddr addr, Bytes dst) {
@@ -260,6 +261,7 @@ void Core::reset() {
     vsc.reset();
     Vport fresh;
     fresh.permanent_mac = config.mac;
+    fresh.min_inline = config.min_inline;
     vport = fresh;
     port.reset();
     update_timer();

@@ -308,7 +308,8 @@ class CompletionQueues {
     explicit CompletionQueues(Core &core) : core_(core) {}
 
     /// Writes a CQE; sets its ownership bit. False when the CQ is in error or has no room.
-    bool complete(Cq &cq, mlx5_cqe64 &cqe);
+    /// `at`: the time that goes into it, if that is not now.
+    bool complete(Cq &cq, mlx5_cqe64 &cqe, std::optional<std::uint64_t> at = {});
     /// CQ doorbell: arm.
     void doorbell(std::uint64_t value);
     void run_moderation();
@@ -447,6 +448,8 @@ class TxEngine {
     void emit(Sq &sq, bool l3_checksum, bool l4_checksum, Bytes frame, const PacketInfo &info);
     void emit_parsed(Sq &sq, const Wqe &wqe, Bytes frame);
     void complete(Sq &sq, std::uint16_t wqe_counter, std::uint8_t opcode);
+    /// Tells when the packet of a WQE was on the wire, or that it never was.
+    void complete_port(Sq &sq, const Wqe &wqe);
     void flush(Sq &sq);
     /// Where the data of a WQE are, without moving more of them than has to be.
     Syndrome gather(Sq &sq, const Wqe &wqe, std::size_t offset);
@@ -460,6 +463,8 @@ class TxEngine {
     static constexpr std::size_t kFrameRoom = 32768;
     alignas(64) std::array<std::uint8_t, kFrameRoom> frame_room_;
     unsigned vendor_syndrome_ = 0; ///< of the WQE in execution
+    /// When the WQE in execution was done, if more than one completion tells.
+    std::optional<std::uint64_t> done_ns_;
 };
 
 /// What steering made of a frame.
@@ -728,6 +733,9 @@ inline constexpr unsigned kEqDoorbell = 0x48;
 inline constexpr unsigned kCqDoorbell = 0x20;
 inline constexpr unsigned kBlueFlameOffset = 0x800;
 inline constexpr unsigned kLogBlueFlameSize = 9;
+/// Port timestamps of one SQ that may be under way: so many bits of a WQE's metadata tell them
+/// apart.
+inline constexpr unsigned kLogPortTimestampIds = 8;
 /// The driver ends a scatter list that is shorter than its WQE with this key.
 inline constexpr std::uint32_t kTerminateScatterListLkey = 0x100;
 

@@ -126,7 +126,7 @@ bool CompletionQueues::refresh_consumer(Cq &cq) {
     return true;
 }
 
-bool CompletionQueues::complete(Cq &cq, mlx5_cqe64 &cqe) {
+bool CompletionQueues::complete(Cq &cq, mlx5_cqe64 &cqe, std::optional<std::uint64_t> at) {
     if (cq.error)
         return false;
     const std::uint32_t size = 1U << cq.log_size;
@@ -145,18 +145,18 @@ bool CompletionQueues::complete(Cq &cq, mlx5_cqe64 &cqe) {
     // An error CQE has its syndrome where others have the time.
     const unsigned opcode = cqe.op_own >> 4;
     if (opcode != MLX5_CQE_REQ_ERR && opcode != MLX5_CQE_RESP_ERR) {
-        const std::uint64_t now = core_.host.clock_ns();
+        const std::uint64_t now = at ? *at : core_.host.clock_ns();
         cqe.timestamp_h = cpu_to_be32(static_cast<std::uint32_t>(now >> 32));
         cqe.timestamp_l = cpu_to_be32(static_cast<std::uint32_t>(now));
     }
     cqe.op_own = static_cast<std::uint8_t>((cqe.op_own & ~1U) | (cq.pi >> cq.log_size & 1));
 
     const ConstBytes raw{reinterpret_cast<const std::uint8_t *>(&cqe), sizeof(cqe)};
-    const std::uint64_t at =
+    const std::uint64_t offset =
         static_cast<std::uint64_t>(cq.pi & (size - 1)) * cq.stride + (cq.stride - sizeof(cqe));
     constexpr std::size_t kBody = sizeof(cqe) - 4;
-    if (!cq.buf.write(core_, at, raw.first(kBody)) ||
-        !cq.buf.write(core_, at + kBody, raw.subspan(kBody))) {
+    if (!cq.buf.write(core_, offset, raw.first(kBody)) ||
+        !cq.buf.write(core_, offset + kBody, raw.subspan(kBody))) {
         cq.error = true;
         return false;
     }

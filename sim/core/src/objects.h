@@ -194,6 +194,7 @@ struct Sq {
     Wq wq;
     QueueState state = QueueState::kReset;
     std::uint32_t cqn = 0;
+    std::uint32_t port_cqn = 0; ///< gets a completion when a packet is on the wire; 0: none
     std::uint32_t tis = 0;
     bool reg_umr = false;
     bool flush_in_error = false;

@@ -226,7 +226,7 @@ bool transition_allowed(QueueState from, unsigned to) {
 CommandStatus create_sq(Core &core, const Command &cmd) {
     const ConstBytes sqc = IFC_AT(create_sq_in, cmd.in, ctx);
     if (IFC_GET(sqc, sqc, hairpin) != 0 || IFC_GET(sqc, sqc, cd_master) != 0 ||
-        IFC_GET(sqc, sqc, allow_swp) != 0 ||
+        (IFC_GET(sqc, sqc, allow_swp) != 0 && !core.config.ipsec) ||
         IFC_GET(sqc, sqc, packet_pacing_rate_limit_index) != 0 ||
         IFC_GET(sqc, sqc, state) != MLX5_SQC_STATE_RST)
         return bad_param(0x340);
@@ -234,6 +234,8 @@ CommandStatus create_sq(Core &core, const Command &cmd) {
     if (IFC_GET(sqc, sqc, tis_lst_sz) > 1)
         return limit_exceeded(0x341);
     Cq *cq = core.cqs.find(IFC_GET(sqc, sqc, cqn));
+    const std::uint32_t port_cqn = IFC_GET(sqc, sqc, ts_cqe_to_dest_cqn);
+    Cq *port_cq = port_cqn != 0 ? core.cqs.find(port_cqn) : nullptr;
     Tis *tis = has_tis ? core.tises.find(IFC_GET(sqc, sqc, tis_num_0)) : nullptr;
     Wq wq;
     if (auto st = take_wq(core, IFC_AT(sqc, sqc, wq), wq); !st.ok())
@@ -242,13 +244,15 @@ CommandStatus create_sq(Core &core, const Command &cmd) {
         return bad_param(0x342);
     Pd *pd = core.pds.find(wq.pd);
     Uar *uar = core.uars.find(wq.uar);
-    if (cq == nullptr || (has_tis && tis == nullptr) || pd == nullptr || uar == nullptr)
+    if (cq == nullptr || (has_tis && tis == nullptr) || pd == nullptr || uar == nullptr ||
+        (port_cqn != 0 && port_cq == nullptr))
         return bad_resource(0x343);
     Sq *sq = core.sqs.create();
     if (sq == nullptr)
         return no_resources(0x344);
     sq->wq = std::move(wq);
     sq->cqn = cq->id;
+    sq->port_cqn = port_cqn;
     sq->tis = tis != nullptr ? tis->id : 0;
     sq->reg_umr = IFC_GET(sqc, sqc, reg_umr) != 0;
     sq->flush_in_error = IFC_GET(sqc, sqc, flush_in_error_en) != 0;
@@ -257,6 +261,8 @@ CommandStatus create_sq(Core &core, const Command &cmd) {
     ++cq->refs;
     ++pd->refs;
     ++uar->refs;
+    if (port_cq != nullptr)
+        ++port_cq->refs;
     if (tis != nullptr)
         ++tis->refs;
     IFC_SET(create_sq_out, cmd.out, sqn, sq->id);
@@ -269,6 +275,7 @@ CommandStatus destroy_sq(Core &core, const Command &cmd) {
                           [&core](Sq &sq) {
                               core.tx.forget(sq);
                               core.cqs.release(sq.cqn);
+                              core.cqs.release(sq.port_cqn);
                               core.pds.release(sq.wq.pd);
                               core.uars.release(sq.wq.uar);
                               core.tises.release(sq.tis);
@@ -437,7 +444,7 @@ CommandStatus query_rq(Core &core, const Command &cmd) {
 CommandStatus create_tis(Core &core, const Command &cmd) {
     const ConstBytes tisc = IFC_AT(create_tis_in, cmd.in, ctx);
     if (IFC_GET(tisc, tisc, tls_en) != 0)
-        return bad_param(0x360);
+        return core.config.tls ? no_resources(0x367) : bad_param(0x360);
     TransportDomain *td = core.transport_domains.find(IFC_GET(tisc, tisc, transport_domain));
     if (td == nullptr)
         return bad_resource(0x361);

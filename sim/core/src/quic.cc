@@ -420,14 +420,27 @@ bool is_quic_sa(Core &core, const Command &cmd) {
            IFC_GET(general_obj_in_cmd_hdr, cmd.in, obj_type) == MLX5_GENERAL_OBJECT_TYPES_QUIC_SA;
 }
 
+/// Keys of IPsec, TLS and MACsec, and what is made of them: known, but there is no room for any.
+bool is_known_object(Core &core, const Command &cmd) {
+    const unsigned type = IFC_GET(general_obj_in_cmd_hdr, cmd.in, obj_type);
+    return type < 64 &&
+           (IFC_GET64(cmd_hca_cap, core.caps.general(), general_obj_types) >> type & 1) != 0;
+}
+
 CommandStatus create_general_object(Core &core, const Command &cmd) {
-    return is_quic_sa(core, cmd) ? core.quic.create(cmd) : bad_param(0x700);
+    if (is_quic_sa(core, cmd))
+        return core.quic.create(cmd);
+    return is_known_object(core, cmd) ? no_resources(0x714) : bad_param(0x700);
 }
 CommandStatus query_general_object(Core &core, const Command &cmd) {
-    return is_quic_sa(core, cmd) ? core.quic.query(cmd) : bad_param(0x700);
+    if (is_quic_sa(core, cmd))
+        return core.quic.query(cmd);
+    return is_known_object(core, cmd) ? bad_resource(0x715) : bad_param(0x700);
 }
 CommandStatus destroy_general_object(Core &core, const Command &cmd) {
-    return is_quic_sa(core, cmd) ? core.quic.destroy(cmd) : bad_param(0x700);
+    if (is_quic_sa(core, cmd))
+        return core.quic.destroy(cmd);
+    return is_known_object(core, cmd) ? bad_resource(0x716) : bad_param(0x700);
 }
 // A QUIC key update is a second SA.
 CommandStatus modify_general_object(Core & /*core*/, const Command & /*cmd*/) {

@@ -28,6 +28,17 @@ template <typename T> T segment(ConstBytes wqe, std::size_t offset) {
     return s;
 }
 
+/// Does a WQE bring the headers inline that the device wants to see there?
+bool enough_inline(unsigned mode, ConstBytes header) {
+    if (mode == MLX5_INLINE_MODE_NONE)
+        return true;
+    if (header.size() < 14)
+        return false;
+    const PacketInfo info = parse_packet(header);
+    const bool ip = info.ethertype == 0x0800 || info.ethertype == 0x86dd;
+    return mode == MLX5_INLINE_MODE_L2 || !ip || info.ip_version != 0;
+}
+
 constexpr std::size_t align_up(std::size_t v, std::size_t to) { return (v + to - 1) / to * to; }
 
 } // namespace
@@ -213,6 +224,12 @@ bool TxEngine::execute_one(Sq &sq) {
         return false;
     }
     sq.ci = static_cast<std::uint16_t>(sq.ci + wqe.basic_blocks());
+    done_ns_.reset();
+    if (sq.port_cqn != 0 && (wqe.opcode == MLX5_OPCODE_SEND || wqe.opcode == MLX5_OPCODE_LSO)) {
+        // The driver has no trust in two times that are far apart, and a host may be slow.
+        done_ns_ = core_.host.clock_ns();
+        complete_port(sq, wqe);
+    }
     if ((wqe.fm_ce_se & MLX5_WQE_CTRL_CQ_UPDATE) != 0)
         complete(sq, wqe.index, wqe.opcode);
     return sq.state == QueueState::kReady;
@@ -338,10 +355,14 @@ Syndrome TxEngine::send(Sq &sq, const Wqe &wqe) {
     constexpr unsigned kTunnel = MLX5_ETH_WQE_L3_INNER_CSUM | MLX5_ETH_WQE_L4_INNER_CSUM;
     if ((eth.cs_flags & kTunnel) != 0)
         return Syndrome::kLocalQpOp; // tunnel offloads are not advertised
+    if (eth.swp_flags != 0 || (be32_to_cpu(eth.trailer) & MLX5_ETH_WQE_INSERT_TRAILER) != 0)
+        return Syndrome::kLocalQpOp; // of IPsec, for which there is no key
     const std::size_t inline_length = wqe.inline_length();
     if (kInlineStart + inline_length > wqe.raw.size())
         return Syndrome::kLocalLength;
     const ConstBytes header = ConstBytes(wqe.raw).subspan(kInlineStart, inline_length);
+    if (!enough_inline(core_.vport.min_inline, header))
+        return Syndrome::kLocalQpOp;
 
     if (auto st = gather(sq, wqe, wqe.data_offset()); st != Syndrome::kOk)
         return st;
@@ -593,7 +614,21 @@ void TxEngine::complete(Sq &sq, std::uint16_t wqe_counter, std::uint8_t opcode) 
     cqe.wqe_counter = cpu_to_be16(wqe_counter);
     cqe.sop_drop_qpn = cpu_to_be32(static_cast<std::uint32_t>(opcode) << 24 | sq.id);
     cqe.op_own = MLX5_CQE_REQ << 4;
-    if (cq == nullptr || !core_.completions.complete(*cq, cqe))
+    if (cq == nullptr || !core_.completions.complete(*cq, cqe, done_ns_))
+        sq.state = QueueState::kError;
+}
+
+void TxEngine::complete_port(Sq &sq, const Wqe &wqe) {
+    Cq *cq = core_.cqs.find(sq.port_cqn);
+    mlx5_cqe64 cqe{};
+    const std::uint32_t id = be32_to_cpu(wqe.eth().flow_table_metadata);
+    cqe.wqe_counter =
+        cpu_to_be16(static_cast<std::uint16_t>(id & ((1U << kLogPortTimestampIds) - 1)));
+    cqe.sop_drop_qpn = cpu_to_be32(static_cast<std::uint32_t>(wqe.opcode) << 24 | sq.id);
+    // Drivers look at it as at something received.
+    const unsigned opcode = frames_ > 0 ? MLX5_CQE_RESP_SEND : MLX5_CQE_RESP_ERR;
+    cqe.op_own = static_cast<std::uint8_t>(opcode << 4);
+    if (cq == nullptr || !core_.completions.complete(*cq, cqe, done_ns_))
         sq.state = QueueState::kError;
 }
 

@@ -22,6 +22,7 @@ inline constexpr std::uint64_t kMsixPbaOffset = 0x3000;
 inline constexpr unsigned kMaxMsixVectors = 128;
 inline constexpr unsigned kMaxSadbSize = 1U << 21;
 inline constexpr unsigned kQuicAllCiphers = 0xf;
+inline constexpr unsigned kMaxMinInline = 3; ///< MLX5_INLINE_MODE_TCP_UDP
 
 /// From names joined by colons ("aes-128-gcm:aes-256-gcm:chacha20-poly1305:aes-128-ccm" are all
 /// there are; none: an empty string) to Config::quic_ciphers. False for an unknown name.
@@ -43,6 +44,13 @@ struct Config {
     bool quic_lso = true;
     /// Bit mask, see parse_quic_ciphers().
     unsigned quic_ciphers = kQuicAllCiphers;
+    /// The capabilities of the other cryptographic offloads. No key of theirs finds room, so that
+    /// drivers prepare their queues for them and then do the work themselves.
+    bool ipsec = false;
+    bool tls = false;
+    bool macsec = false;
+    /// Headers that a WQE must have inline, enum mlx5_inline_modes; 0 for none.
+    unsigned min_inline = 0;
     /// Log each command and WQE, decoded by name, at LogLevel::kTrace.
     bool trace = false;
 };

@@ -51,6 +51,10 @@ struct ConnectxState {
     bool quic_inline;
     bool quic_lso;
     char *quic_ciphers;
+    bool ipsec;
+    bool tls;
+    bool macsec;
+    uint32_t min_inline;
     bool trace;
     unsigned complaints; /* of the model, about what the guest does */
     char *fault;
@@ -428,6 +432,10 @@ static void connectx_realize(PCIDevice *pci, Error **errp)
         .quic = s->quic,
         .quic_inline = s->quic_inline,
         .quic_lso = s->quic_lso,
+        .ipsec = s->ipsec,
+        .tls = s->tls,
+        .macsec = s->macsec,
+        .min_inline = s->min_inline,
         .trace = s->trace,
     };
     int offset;
@@ -444,8 +452,10 @@ static void connectx_realize(PCIDevice *pci, Error **errp)
     s->timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, connectx_work, s);
     s->dev = connectx_new(&connectx_host_ops, s, &config);
     if (!s->dev) {
-        error_setg(errp, "queues must be 16 to 4096, msix-vectors 2 to %d, sadb-size 0 to %u",
-                   CONNECTX_MAX_MSIX_VECTORS, CONNECTX_MAX_SADB_SIZE);
+        error_setg(errp,
+                   "queues must be 16 to 4096, msix-vectors 2 to %d, sadb-size 0 to %u, "
+                   "min-inline 0 to %d",
+                   CONNECTX_MAX_MSIX_VECTORS, CONNECTX_MAX_SADB_SIZE, CONNECTX_MAX_MIN_INLINE);
         goto fail;
     }
 
@@ -557,6 +567,10 @@ static Property connectx_properties[] = {
     DEFINE_PROP_BOOL("quic-inline", ConnectxState, quic_inline, true),
     DEFINE_PROP_BOOL("quic-lso", ConnectxState, quic_lso, true),
     DEFINE_PROP_STRING("quic-ciphers", ConnectxState, quic_ciphers),
+    DEFINE_PROP_BOOL("ipsec", ConnectxState, ipsec, false),
+    DEFINE_PROP_BOOL("tls", ConnectxState, tls, false),
+    DEFINE_PROP_BOOL("macsec", ConnectxState, macsec, false),
+    DEFINE_PROP_UINT32("min-inline", ConnectxState, min_inline, 0),
     DEFINE_PROP_BOOL("trace", ConnectxState, trace, false),
     DEFINE_PROP_END_OF_LIST(),
 };
