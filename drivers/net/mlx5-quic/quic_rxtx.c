@@ -1,17 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <net/xfrm.h>
 #include "en_accel/quic_rxtx.h"
 
 static_assert(sizeof(struct mlx5_wqe_quic_seg) == MLX5_SEND_WQE_DS);
 static_assert(sizeof(struct mlx5_wqe_quic_keys_seg) == 5 * MLX5_SEND_WQE_DS);
-/* never together with the trailer that there is room for in MLX5E_MAX_TX_WQEBBS */
+/* instead of the trailer that there is room for in MLX5E_MAX_TX_WQEBBS */
 static_assert((sizeof(struct mlx5_wqe_quic_seg) +
 	       sizeof(struct mlx5_wqe_quic_keys_seg)) / MLX5_SEND_WQE_DS <=
 	      MLX5E_MAX_TX_IPSEC_DS);
+
+/* Data segments of a WQE that names an SA, and of one that brings keys */
+#define MLX5E_QUIC_INDEX_DS	\
+	(sizeof(struct mlx5_wqe_quic_seg) / MLX5_SEND_WQE_DS)
+#define MLX5E_QUIC_INLINE_DS	\
+	(MLX5E_QUIC_INDEX_DS +	\
+	 sizeof(struct mlx5_wqe_quic_keys_seg) / MLX5_SEND_WQE_DS)
+
+static void mlx5e_quic_drop(struct mlx5e_txqsq *sq, struct sk_buff *skb,
+			    enum skb_drop_reason reason)
+{
+	sq->stats->quic_dropped += skb_is_gso(skb) ? skb_shinfo(skb)->gso_segs :
+						     1;
+	sq->stats->dropped++;
+	udp_crypto_drop(dev_net(sq->netdev), skb, reason);
+	/* what is before it in the queue may wait for this one's doorbell */
+	mlx5e_tx_flush(sq);
+}
 
 static bool mlx5e_quic_sa_installed(const struct mlx5e_quic_sa *sa)
 {
 	/* pairs with smp_store_release() in mlx5e_quic_install() */
 	return smp_load_acquire(&sa->state) == MLX5E_QUIC_SA_INSTALLED;
+}
+
+/**
+ * mlx5e_quic_drop_plaintext() - a packet must not leave as it is
+ * @sq: queue
+ * @skb: plaintext, freed
+ *
+ * BHs off, the queue's lock held.
+ */
+void mlx5e_quic_drop_plaintext(struct mlx5e_txqsq *sq, struct sk_buff *skb)
+{
+	mlx5e_quic_drop(sq, skb, SKB_DROP_REASON_UDP_CRYPTO);
 }
 
 /**
@@ -39,7 +70,10 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 	const struct mlx5e_quic_sa *quic_sa;
 	const struct udp_sa *sa;
 
-	if (unlikely(!quic))
+	/* The device refuses a trailer next to the segment. Who encrypts a
+	 * packet with IPsec has made ciphertext of it before.
+	 */
+	if (unlikely(!quic || xfrm_offload(skb)))
 		goto drop;
 	sa = udp_crypto_ext_sa(dev_net(netdev), ext);
 	if (unlikely(!sa)) {
@@ -47,11 +81,12 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 		goto drop;
 	}
 
-	state->ext = ext;
 	holder = udp_crypto_holder_of(sa, netdev);
 	if (likely(holder)) {
 		quic_sa = container_of(holder, struct mlx5e_quic_sa, holder);
 		if (likely(mlx5e_quic_sa_installed(quic_sa))) {
+			state->ext = ext;
+			state->ds = MLX5E_QUIC_INDEX_DS;
 			state->obj_id = quic_sa->obj_id;
 			sq->stats->quic_index_packets += segs;
 			sq->stats->quic_bytes += payload;
@@ -61,23 +96,21 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 
 	if (unlikely(!READ_ONCE(quic->inline_form)))
 		goto drop;
+	state->ext = ext;
+	state->ds = MLX5E_QUIC_INLINE_DS;
 	state->sa = sa;
 	sq->stats->quic_inline_packets += segs;
 	sq->stats->quic_bytes += payload;
 	return true;
 
 drop:
-	sq->stats->quic_dropped += segs;
-	sq->stats->dropped++;
-	udp_crypto_drop(dev_net(netdev), skb, reason);
-	/* what is before it in the queue may wait for this one's doorbell */
-	mlx5e_tx_flush(sq);
+	mlx5e_quic_drop(sq, skb, reason);
 	return false;
 }
 
 /**
  * mlx5e_quic_build_segment() - write the segment of a WQE
- * @seg: mlx5e_quic_tx_ids_len() says how long
+ * @seg: @state->ds data segments
  * @state: of the skb
  */
 void mlx5e_quic_build_segment(struct mlx5_wqe_quic_seg *seg,
@@ -104,6 +137,24 @@ void mlx5e_quic_build_segment(struct mlx5_wqe_quic_seg *seg,
 	memcpy(keys->iv, state->sa->keys.iv, sizeof(keys->iv));
 	memcpy(keys->key, state->sa->keys.key, sizeof(keys->key));
 	memcpy(keys->hp_key, state->sa->keys.hp_key, sizeof(keys->hp_key));
+}
+
+/* Is the segment of this packet where the device looks for it, and all of it
+ * before the first data segment?
+ */
+bool __mlx5e_quic_wqe_is_right(const struct sk_buff *skb, u8 opmod,
+			       const struct mlx5_wqe_quic_seg *seg, u16 ds)
+{
+	const struct udp_crypto_ext *ext = skb_ext_find(skb, SKB_EXT_UDP_CRYPTO);
+	u64 form_pn;
+
+	if (opmod != MLX5_OPC_MOD_QUIC || ds < MLX5E_QUIC_INDEX_DS)
+		return false;
+	form_pn = be64_to_cpu(seg->form_pn);
+	if ((form_pn & MLX5_WQE_QUIC_PN_MASK) != ext->pn)
+		return false;
+	return form_pn >> MLX5_WQE_QUIC_FORM_SHIFT ==
+	       MLX5_WQE_QUIC_FORM_INDEX || ds >= MLX5E_QUIC_INLINE_DS;
 }
 
 /* Keys do not stay in the ring. */
