@@ -86,8 +86,12 @@ endfunction()
 add_nic_test(nic.short nic_test
              ARGS --gtest_filter=*InlineFirst*/Aes128Gcm:*SameBytes*/ChaCha*:*Events*/Feature)
 add_nic_test(nic.full nic_test OPTIONS ,sadb-size=4 ARGS --gtest_filter=Database.* ENV QUIC_TEST_SADB=4)
+# Next to every other offload of the driver, all of them on.
+set(nic_offloads ,ipsec=on,tls=on,macsec=on)
+add_nic_test(nic.offloads nic_test OPTIONS ${nic_offloads} ENV QUIC_TEST_OFFLOADS=1
+             ARGS --gtest_filter=Offloads.*)
 # All of them; on the debug kernel each event once.
-set(nic_apart Database.*:Capabilities.*:*Recovery*:Faults.*)
+set(nic_apart Database.*:Capabilities.*:*Recovery*:Faults.*:Offloads.*)
 foreach(kernel release debug)
   set(suffix "")
   set(timeout 1200)
@@ -106,6 +110,19 @@ foreach(kernel release debug)
   add_nic_test(nic.ciphers${suffix} nic_test KERNEL ${kernel} OPTIONS ,quic-ciphers=aes-128-gcm
                TIMEOUT ${timeout} LABELS long ARGS --gtest_filter=Capabilities.* ENV QUIC_TEST_ONE_CIPHER=1)
 endforeach()
+add_nic_test(nic.offloads.debug nic_test KERNEL debug TIMEOUT 2400 OPTIONS ${nic_offloads} ENV QUIC_TEST_OFFLOADS=1
+             LABELS long ARGS --gtest_filter=Offloads.*)
+add_nic_test(nic.offloads.refused nic_test FAULTS OPTIONS ${nic_offloads} ENV QUIC_TEST_OFFLOADS=1 QUIC_TEST_REFUSALS=1
+             LABELS long ARGS --gtest_filter=Offloads.SoftwareDoes*)
+# Headers inline: of Ethernet, of IP too, of UDP too.
+foreach(mode 1 2 3)
+  add_nic_test(nic.offloads.inline${mode} nic_test OPTIONS ${nic_offloads},min-inline=${mode}
+               ENV QUIC_TEST_OFFLOADS=1 QUIC_TEST_MIN_INLINE=${mode} LABELS long ARGS --gtest_filter=Offloads.*)
+endforeach()
+# The paths and events once more, on queues that are set up for the others.
+add_nic_test(nic.offloads.life nic_test OPTIONS ${nic_offloads} TIMEOUT 1200 LABELS long
+             ARGS --gtest_filter=-${nic_apart})
+add_nic_test(nic.offloads.datapath datapath_test OPTIONS ${nic_offloads} TIMEOUT 1500 LABELS long)
 foreach(part inline lso)
   add_nic_test(nic.without.${part} nic_test OPTIONS ,quic-${part}=off LABELS long
                ARGS --gtest_filter=Capabilities.* ENV QUIC_TEST_WITHOUT=${part})

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <map>
-#include <regex>
 #include <thread>
 
 #include <fcntl.h>
@@ -17,51 +16,14 @@
 #include <sys/wait.h>
 
 #include "guest_qmp.h"
-#include "world.h"
+#include "nic.h"
 
 namespace quic_test {
 namespace {
 
-// A number that the guest's starter says of the device, else @otherwise.
-unsigned device_limit(const char *variable, unsigned otherwise) {
-    const char *text = std::getenv(variable);
-    return text != nullptr ? static_cast<unsigned>(std::strtoul(text, nullptr, 10)) : otherwise;
-}
-
-std::uint64_t counter(const World &world, const std::string &name) {
-    const InNamespace inside(world.a);
-    return ethtool_statistics("va")[name];
-}
-
-// The sum of a counter of all queues, "tx0_..." to "txN_...".
-std::uint64_t queue_counters(const World &world, const std::string &name) {
-    const InNamespace inside(world.a);
-    const std::regex of_queue("tx[0-9]+_" + name);
-    std::uint64_t sum = 0;
-    for (const auto &[counter, value] : ethtool_statistics("va"))
-        sum += std::regex_match(counter, of_queue) ? value : 0;
-    return sum;
-}
-
-std::uint32_t state_of(int fd, std::uint64_t cookie, std::uint32_t *ifindex = nullptr) {
-    struct udp_crypto_sa_info info {};
-    EXPECT_EQ(get_sa(fd, cookie, &info), 0);
-    if (ifindex != nullptr)
-        *ifindex = info.ifindex;
-    return info.state;
-}
-
 unsigned index_of(const NetNamespace &ns, const char *device) {
     const InNamespace inside(ns);
     return ::if_nametoindex(device);
-}
-
-// Sends until the device has the SA in its database.
-void settle(Flow &flow) {
-    EXPECT_TRUE(eventually([&] {
-        flow.send_form({});
-        return state_of(flow.sender(), 1) == UDP_CRYPTO_SA_DEVICE;
-    })) << "the SA never got into the device's database";
 }
 
 // Whether the next packets of a flow all arrive, whatever was lost before.
@@ -292,13 +254,6 @@ struct Disarm {
     Disarm &operator=(const Disarm &) = delete;
     ~Disarm() { connectx::guest::qmp().fault("nic0", "none"); }
 };
-
-// Runs a script where the guest's devices and its devlink instances are at first.
-CommandResult in_first_namespace(const std::string &script) {
-    const UniqueFd first(::open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC));
-    const InNamespace inside(first.get());
-    return try_command(script);
-}
 
 struct Outage {
     const char *name;
