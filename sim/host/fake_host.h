@@ -53,6 +53,7 @@ class FakeHost final : public Host {
     explicit FakeHost(std::size_t size = 32U << 20) : memory_(size) {}
 
     bool dma_read(GuestAddr addr, std::span<std::uint8_t> dst) override {
+        called();
         if (on_dma)
             on_dma(addr, dst);
         if (!inside(addr, dst.size()))
@@ -63,12 +64,14 @@ class FakeHost final : public Host {
         return true;
     }
     std::span<const std::uint8_t> dma_view(GuestAddr addr, std::size_t size) override {
+        called();
         // Who wants to see each access gets it as one.
         if (!views || on_dma || on_dma_read || !inside(addr, size))
             return {};
         return {at(addr.value), size};
     }
     bool dma_write(GuestAddr addr, std::span<const std::uint8_t> src) override {
+        called();
         if (on_dma)
             on_dma(addr, src);
         if (!inside(addr, src.size()))
@@ -77,22 +80,39 @@ class FakeHost final : public Host {
         return true;
     }
     void msix_raise(unsigned vector) override {
+        called();
         interrupts.push_back(vector);
         if (on_interrupt)
             on_interrupt();
     }
     void wire_tx(std::span<const std::uint8_t> frame) override {
+        called();
         if (keep_frames)
             wire.emplace_back(frame.begin(), frame.end());
         if (on_wire_tx)
             on_wire_tx(frame);
     }
-    std::uint64_t clock_ns() override { return now_ns; }
+    std::uint64_t clock_ns() override {
+        called();
+        return now_ns;
+    }
     std::uint64_t realtime_ns() override { return 1'700'000'000'000'000'000 + now_ns; }
-    void schedule_work() override { work_pending = true; }
-    void arm_timer(std::uint64_t deadline_ns) override { deadline = deadline_ns; }
-    void rx_ready() override { ++rx_ready_calls; }
-    void log(LogLevel /*level*/, std::string_view text) override { logs.emplace_back(text); }
+    void schedule_work() override {
+        called();
+        work_pending = true;
+    }
+    void arm_timer(std::uint64_t deadline_ns) override {
+        called();
+        deadline = deadline_ns;
+    }
+    void rx_ready() override {
+        called();
+        ++rx_ready_calls;
+    }
+    void log(LogLevel /*level*/, std::string_view text) override {
+        called();
+        logs.emplace_back(text);
+    }
 
     /// Zeroed guest memory; never freed.
     std::uint64_t alloc(std::size_t size, std::size_t align = 4096) {
@@ -118,6 +138,9 @@ class FakeHost final : public Host {
     /// Before each access in either direction: other things may be at the address than memory.
     std::function<void(GuestAddr, std::span<const std::uint8_t>)> on_dma;
     std::function<void()> on_interrupt;
+    /// In each call of the device, but not in those that it makes because of this.
+    std::function<void()> on_call;
+    std::uint64_t calls = 0; ///< of the device, of all kinds
     std::vector<std::string> logs;
     std::uint64_t now_ns = 1'000'000'000;
     std::uint64_t deadline = UINT64_MAX;
@@ -125,12 +148,21 @@ class FakeHost final : public Host {
     unsigned rx_ready_calls = 0;
 
   private:
+    void called() {
+        ++calls;
+        if (!on_call || in_on_call_)
+            return;
+        in_on_call_ = true;
+        on_call();
+        in_on_call_ = false;
+    }
     [[nodiscard]] bool inside(GuestAddr addr, std::size_t size) const {
         return addr.value >= kBase && addr.value - kBase <= memory_.size() &&
                size <= memory_.size() - (addr.value - kBase);
     }
     GuestMemory memory_;
     std::size_t used_ = 4096;
+    bool in_on_call_ = false;
 };
 
 } // namespace connectx::test

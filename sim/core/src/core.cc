@@ -25,18 +25,6 @@ constexpr std::uint32_t kUarCount = kBarSize / 4096 - kFirstUar;
 // Far more halves of doorbells than processors could have under way.
 constexpr std::size_t kMaxHalfDoorbells = 4096;
 
-/// Counts a call of the host for as long as it lasts.
-class Outside {
-  public:
-    explicit Outside(unsigned &depth) : depth_(depth) { ++depth_; }
-    Outside(const Outside &) = delete;
-    Outside &operator=(const Outside &) = delete;
-    ~Outside() { --depth_; }
-
-  private:
-    unsigned &depth_;
-};
-
 constexpr unsigned kMaxReadRequest = 512; // bytes, PCIe MRRS
 constexpr unsigned kMaxPayload = 256;     // bytes, PCIe MPS
 
@@ -64,7 +52,6 @@ bool Core::dma_read(GuestAddr addr, Bytes dst) {
     stats.dma_read_bytes += dst.size();
     stats.pcie_reads += pieces(addr, dst.size(), kMaxReadRequest);
     // A range that wraps round the address space is never memory.
-    const Outside outside(outside_);
     if (addr.value + dst.size() < addr.value || !host.dma_read(addr, dst)) {
         ++stats.dma_errors;
         return false;
@@ -75,7 +62,6 @@ bool Core::dma_read(GuestAddr addr, Bytes dst) {
 ConstBytes Core::dma_view(GuestAddr addr, std::size_t size) {
     if (size == 0 || addr.value + size < addr.value)
         return {};
-    const Outside outside(outside_);
     const ConstBytes view = host.dma_view(addr, size);
     if (view.size() != size)
         return {};
@@ -89,7 +75,6 @@ bool Core::dma_write(GuestAddr addr, ConstBytes src) {
     ++stats.dma_writes;
     stats.dma_write_bytes += src.size();
     stats.pcie_writes += pieces(addr, src.size(), kMaxPayload);
-    const Outside outside(outside_);
     if (addr.value + src.size() < addr.value || !host.dma_write(addr, src)) {
         ++stats.dma_errors;
         return false;
@@ -98,12 +83,10 @@ bool Core::dma_write(GuestAddr addr, ConstBytes src) {
 }
 
 void Core::msix_raise(unsigned vector) {
-    const Outside outside(outside_);
     host.msix_raise(vector);
 }
 
 void Core::wire_tx(ConstBytes frame) {
-    const Outside outside(outside_);
     host.wire_tx(frame);
 }
 
@@ -119,17 +102,28 @@ void Core::log(LogLevel level, const char *fmt, ...) {
 }
 
 void Core::mmio_read(std::uint64_t offset, Bytes data) {
+    const ReentrancyGuard::Call call(guard_);
     std::fill(data.begin(), data.end(), 0);
-    if (outside_ == 0 && offset < kMsixTableOffset)
+    if (call.outermost() && offset < kMsixTableOffset)
         iseg.read(offset, data);
 }
 
+std::uint32_t Core::vsc_read(unsigned offset) {
+    const ReentrancyGuard::Call call(guard_);
+    return call.outermost() ? vsc.read(offset) : 0;
+}
+
+void Core::vsc_write(unsigned offset, std::uint32_t value) {
+    const ReentrancyGuard::Call call(guard_);
+    if (call.outermost())
+        vsc.write(offset, value);
+}
+
 void Core::mmio_write(std::uint64_t offset, ConstBytes data) {
+    const ReentrancyGuard::Call call(guard_);
     if (data.empty())
         return;
-    // DMA, or an interrupt message, that the guest has aimed at these registers (of this device, or
-    // of its peer on the wire): objects would vanish under whoever is at work on them.
-    if (outside_ != 0) {
+    if (!call.outermost()) {
         log(LogLevel::kWarning, "register %#lx written by the device's own doing: ignored",
             static_cast<unsigned long>(offset));
         return;
@@ -190,27 +184,29 @@ void Core::uar_write(std::uint32_t uar, unsigned offset, ConstBytes data) {
 }
 
 void Core::update_timer() {
-    std::uint64_t next = std::min(completions.next_deadline(), events.next_deadline());
-    next = std::min(next, rx.next_deadline());
-    next = std::min({next, port.next_deadline(), commands.next_deadline()});
-    host.arm_timer(next);
+    const std::uint64_t next = std::min(completions.next_deadline(), events.next_deadline());
+    host.arm_timer(std::min({next, port.next_deadline(), commands.next_deadline()}));
 }
 
 void Core::run() {
-    // The wire may answer a frame from inside wire_tx(); that path must not start over here.
-    if (running_)
+    const ReentrancyGuard::Call call(guard_);
+    if (!call.outermost()) {
+        kick();
         return;
-    running_ = true;
+    }
     // Also when something is thrown for want of memory: the device goes on with what is left.
     const struct Turn {
         Core &core;
         ~Turn() {
-            core.running_ = false;
-            if (core.commands.pending() || core.tx.pending())
+            if (core.commands.pending() || core.rx.pending() || core.tx.pending())
                 core.kick();
             core.update_timer();
         }
     } turn{*this};
+    if (std::exchange(reset_due_, false))
+        reset();
+    if (const auto up = std::exchange(link_due_, std::nullopt))
+        port.set_carrier(*up);
     port.run();
     events.run_deferred();
     commands.run_deferred();
@@ -220,9 +216,47 @@ void Core::run() {
     tx.run();
 }
 
+bool Core::wire_rx(ConstBytes frame) {
+    const ReentrancyGuard::Call call(guard_);
+    const bool taken = rx.receive(frame, !call.outermost());
+    update_timer();
+    return taken;
+}
+
+void Core::set_link(bool up) {
+    const ReentrancyGuard::Call call(guard_);
+    if (call.outermost()) {
+        port.set_carrier(up);
+        return;
+    }
+    link_due_ = up;
+    kick();
+}
+
+void Core::reset_function() {
+    const ReentrancyGuard::Call call(guard_);
+    if (call.outermost()) {
+        reset();
+        return;
+    }
+    reset_due_ = true;
+    kick();
+}
+
+bool Core::inject_fault(std::string_view spec, std::string &error) {
+    const ReentrancyGuard::Call call(guard_);
+    if (!call.outermost()) {
+        error = "the device is at work";
+        return false;
+    }
+    const bool ok = faults.inject(spec, error);
+    update_timer();
+    return ok;
+}
+
 void Core::reset_objects() {
     tx.reset();
-    rx.reset();
+    rx.drop_arrivals();
     steering.reset();
     completions.reset();
     flow_counters.clear();
@@ -280,21 +314,15 @@ void Device::mmio_read(std::uint64_t offset, std::span<std::uint8_t> data) {
 void Device::mmio_write(std::uint64_t offset, std::span<const std::uint8_t> data) {
     core_->mmio_write(offset, data);
 }
-std::uint32_t Device::vsc_read(unsigned offset) { return core_->vsc.read(offset); }
-void Device::vsc_write(unsigned offset, std::uint32_t value) { core_->vsc.write(offset, value); }
+std::uint32_t Device::vsc_read(unsigned offset) { return core_->vsc_read(offset); }
+void Device::vsc_write(unsigned offset, std::uint32_t value) { core_->vsc_write(offset, value); }
 void Device::run() { core_->run(); }
 bool Device::can_receive() const { return core_->rx.can_receive(); }
-bool Device::wire_rx(std::span<const std::uint8_t> frame) {
-    const bool taken = core_->rx.receive(frame);
-    core_->update_timer();
-    return taken;
-}
-void Device::set_link(bool up) { core_->port.set_carrier(up); }
-void Device::reset() { core_->reset(); }
+bool Device::wire_rx(std::span<const std::uint8_t> frame) { return core_->wire_rx(frame); }
+void Device::set_link(bool up) { core_->set_link(up); }
+void Device::reset() { core_->reset_function(); }
 bool Device::inject_fault(std::string_view spec, std::string &error) {
-    const bool ok = core_->faults.inject(spec, error);
-    core_->update_timer();
-    return ok;
+    return core_->inject_fault(spec, error);
 }
 const ModelStats &Device::stats() const {
     core_->stats.pages_held = core_->pages.held();

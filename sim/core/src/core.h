@@ -16,6 +16,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace connectx {
@@ -470,7 +471,7 @@ class TxEngine {
 /// What steering made of a frame.
 struct SteeringVerdict {
     std::vector<std::uint32_t> tirns;
-    std::vector<std::uint32_t> counters; ///< that count the frame, once it is no longer waiting
+    std::vector<std::uint32_t> counters; ///< that count the frame
     std::uint32_t flow_tag = 0;
     bool dropped = false;
 };
@@ -494,22 +495,23 @@ class RxEngine {
   public:
     explicit RxEngine(Core &core) : core_(core) {}
 
-    /// From the wire: false when dropped for want of room.
-    bool receive(ConstBytes frame);
+    /// Frames that the port keeps while the device is at work.
+    static constexpr std::size_t kMaxArrivals = 1024;
+
+    /// From the wire: false when dropped for want of room. `busy`: another call of the device is
+    /// under way, so that the frame has to wait for run().
+    bool receive(ConstBytes frame, bool busy);
     void loopback(ConstBytes frame);
-    [[nodiscard]] bool can_receive() const { return fifo_.empty(); }
+    [[nodiscard]] bool can_receive() const { return arrivals_.size() < kMaxArrivals; }
+    [[nodiscard]] bool pending() const { return !arrivals_.empty(); }
     void run();
-    [[nodiscard]] std::uint64_t next_deadline() const { return retry_ns_; }
-    void reset();
+    void drop_arrivals();
     void set_error(Rq &rq, Syndrome syndrome);
-    void flush_fifo() {
-        fifo_.clear();
-        retry_ns_ = UINT64_MAX;
-    }
 
   private:
     enum class Outcome { kDelivered, kDropped, kNoBuffer };
-    Outcome dispatch(ConstBytes frame, bool from_wire, bool last_chance);
+    void dispatch(ConstBytes frame, bool from_wire);
+    void count_no_buffer(const Rq &rq);
     Outcome deliver(Rq &rq, ConstBytes frame, const PacketInfo &info, const RssResult &rss,
                     std::uint32_t flow_tag);
     Outcome deliver_cyclic(Rq &rq, ConstBytes data, mlx5_cqe64 &cqe);
@@ -519,11 +521,8 @@ class RxEngine {
     [[nodiscard]] std::optional<std::uint16_t> available(Rq &rq);
 
     Core &core_;
-    /// Frames that wait for buffers while the port asks its partner to pause.
-    std::deque<std::vector<std::uint8_t>> fifo_;
-    std::uint64_t retry_ns_ = UINT64_MAX;
-    std::uint64_t give_up_ns_ = 0;
-    std::vector<std::uint8_t> scratch_;
+    std::deque<std::vector<std::uint8_t>> arrivals_;
+    std::vector<std::uint8_t> scratch_; ///< the frame that deliver() works at
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -569,7 +568,6 @@ class Port {
     void run();
     [[nodiscard]] std::uint64_t next_deadline() const { return flap_end_ns_; }
     [[nodiscard]] unsigned oper_mtu() const { return mtu_; }
-    [[nodiscard]] bool tx_pause() const { return pause_tx_; }
 
     CommandStatus access_register(const Command &cmd);
 
@@ -637,15 +635,50 @@ class Faults {
 
 // ---------------------------------------------------------------------------------------------
 
+/// Held while a call of Device is under way. Whatever the host does for the device meanwhile may
+/// lead back into it (a guest can aim DMA, interrupt messages and a second adapter's frames at this
+/// one): such a call finds the guard held, and changes no object that the outer one works at.
+class ReentrancyGuard {
+  public:
+    class Call {
+      public:
+        explicit Call(ReentrancyGuard &guard)
+            : guard_(guard), outermost_(!std::exchange(guard.held_, true)) {}
+        Call(const Call &) = delete;
+        Call &operator=(const Call &) = delete;
+        ~Call() {
+            if (outermost_)
+                guard_.held_ = false;
+        }
+        /// Whether there is no other call under way.
+        [[nodiscard]] bool outermost() const { return outermost_; }
+
+      private:
+        ReentrancyGuard &guard_;
+        bool outermost_;
+    };
+
+  private:
+    bool held_ = false;
+};
+
 class Core {
   public:
     Core(Host &host_in, const Config &config_in);
     Core(const Core &) = delete;
     Core &operator=(const Core &) = delete;
 
+    // The calls of Device: what they do within another one is in device.h.
     void mmio_read(std::uint64_t offset, Bytes data);
     void mmio_write(std::uint64_t offset, ConstBytes data);
+    std::uint32_t vsc_read(unsigned offset);
+    void vsc_write(unsigned offset, std::uint32_t value);
     void run();
+    bool wire_rx(ConstBytes frame);
+    void set_link(bool up);
+    void reset_function();
+    bool inject_fault(std::string_view spec, std::string &error);
+
     void reset();
     /// Drops every object and stops all queues; the command interface stays.
     void reset_objects();
@@ -703,9 +736,10 @@ class Core {
 
   private:
     void uar_write(std::uint32_t uar, unsigned offset, ConstBytes data);
-    bool running_ = false;
-    /// Calls of the host under way that a guest can point at this device's own registers.
-    unsigned outside_ = 0;
+    ReentrancyGuard guard_;
+    // Asked for from within a call; run() does it.
+    bool reset_due_ = false;
+    std::optional<bool> link_due_;
     /// The upper half of a 64-bit doorbell that arrived as two 32-bit writes, by BAR offset.
     std::map<std::uint64_t, std::uint32_t> half_doorbells_;
 };

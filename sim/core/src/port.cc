@@ -379,7 +379,7 @@ void Port::changed(bool was_up) {
         return;
     if (was_up) {
         ++link_downs_;
-        core_.rx.flush_fifo();
+        core_.rx.drop_arrivals();
     }
     std::array<std::uint8_t, sizeof(ev_data)> data{};
     data[offsetof(mlx5_eqe_port_state, port)] = 1 << 4;

@@ -12,11 +12,6 @@ constexpr std::size_t kFcs = 4;
 constexpr std::uint32_t kHwStartPadding = 0x80000000;
 constexpr std::size_t kNextSegment = 16; ///< struct mlx5_wqe_srq_next_seg
 constexpr std::size_t kDataSegment = sizeof(mlx5_wqe_data_seg);
-// A frame without a receive buffer waits that long in the port buffer before it is dropped, and is
-// tried again that often: a guest under emulation posts buffers far slower than a real host.
-constexpr std::uint64_t kBufferWaitNs = 20'000'000;
-constexpr std::uint64_t kRetryNs = 50'000;
-constexpr std::size_t kFifoFrames = 512;
 
 bool is_linked_list(const Rq &rq) {
     return rq.wq.type == MLX5_WQ_TYPE_LINKED_LIST ||
@@ -30,9 +25,7 @@ bool is_striding(const Rq &rq) {
 
 } // namespace
 
-void RxEngine::reset() { flush_fifo(); }
-
-bool RxEngine::receive(ConstBytes frame) {
+bool RxEngine::receive(ConstBytes frame, bool busy) {
     if (!core_.port.up() || frame.size() < 14)
         return true; // there is nobody to take it: gone, but not for want of room
     ++core_.stats.rx_frames;
@@ -52,19 +45,17 @@ bool RxEngine::receive(ConstBytes frame) {
         ++core_.stats.rx_dropped;
         return true;
     }
-    if (fifo_.empty() && dispatch(frame, true, !core_.port.tx_pause()) != Outcome::kNoBuffer)
+    if (!busy && arrivals_.empty()) {
+        dispatch(frame, true);
         return true;
-    if (!core_.port.tx_pause() || fifo_.size() >= kFifoFrames) {
+    }
+    if (!can_receive()) {
         ++core_.port.rx_discards;
         ++core_.stats.rx_dropped;
         return false;
     }
-    if (fifo_.empty()) {
-        const std::uint64_t now = core_.host.clock_ns();
-        give_up_ns_ = now + kBufferWaitNs;
-        retry_ns_ = now + kRetryNs;
-    }
-    fifo_.emplace_back(frame.begin(), frame.end());
+    arrivals_.emplace_back(frame.begin(), frame.end());
+    core_.kick();
     return true;
 }
 
@@ -74,48 +65,46 @@ void RxEngine::loopback(ConstBytes frame) {
     ++core_.stats.loopback_frames;
     core_.vport.local_loopback.add(frame.size());
     const std::vector<std::uint8_t> copy(frame.begin(), frame.end());
-    dispatch(copy, false, true);
+    dispatch(copy, false);
 }
 
 void RxEngine::run() {
-    if (fifo_.empty() || core_.host.clock_ns() < retry_ns_)
-        return;
-    const std::uint64_t now = core_.host.clock_ns();
-    while (!fifo_.empty()) {
-        const bool last_chance = now >= give_up_ns_;
-        if (dispatch(fifo_.front(), true, last_chance) == Outcome::kNoBuffer && !last_chance)
-            break;
-        fifo_.pop_front();
-        if (!last_chance)
-            give_up_ns_ = now + kBufferWaitNs;
+    // Those that arrive meanwhile have their turn in the next run: they may go on without end.
+    const bool was_full = !can_receive();
+    for (std::size_t left = arrivals_.size(); left > 0 && !arrivals_.empty(); --left) {
+        const std::vector<std::uint8_t> frame = std::move(arrivals_.front());
+        arrivals_.pop_front();
+        dispatch(frame, true);
     }
-    retry_ns_ = fifo_.empty() ? UINT64_MAX : now + kRetryNs;
-    if (fifo_.empty())
+    if (was_full && can_receive())
         core_.host.rx_ready();
 }
 
-RxEngine::Outcome RxEngine::dispatch(ConstBytes frame, bool from_wire, bool last_chance) {
+void RxEngine::drop_arrivals() {
+    core_.stats.rx_dropped += arrivals_.size();
+    arrivals_.clear();
+}
+
+void RxEngine::count_no_buffer(const Rq &rq) {
+    if (QCounter *c = core_.q_counters.find(rq.counter_set))
+        ++c->out_of_buffer;
+}
+
+void RxEngine::dispatch(ConstBytes frame, bool from_wire) {
     PacketInfo info = parse_packet(frame);
     verify_checksums(frame, info);
     const SteeringVerdict verdict = core_.steering.steer(frame, info);
     Vport &v = core_.vport;
-    const auto count_flow = [&] {
-        for (std::uint32_t id : verdict.counters) {
-            if (FlowCounter *c = core_.flow_counters.find(id)) {
-                ++c->packets;
-                c->bytes += frame.size();
-            }
+    for (std::uint32_t id : verdict.counters) {
+        if (FlowCounter *c = core_.flow_counters.find(id)) {
+            ++c->packets;
+            c->bytes += frame.size();
         }
-    };
-    if (verdict.tirns.empty()) {
-        count_flow();
-        if (!verdict.dropped)
-            ++v.rx_steer_missed;
-        ++core_.stats.rx_dropped;
-        return Outcome::kDropped;
     }
+    if (verdict.tirns.empty() && !verdict.dropped)
+        ++v.rx_steer_missed;
     const bool multicast = (frame[0] & 1) != 0;
-    Outcome outcome = Outcome::kDropped;
+    bool delivered = false;
     for (std::uint32_t tirn : verdict.tirns) {
         const Tir *tir = core_.tirs.find(tirn);
         if (tir == nullptr || (!from_wire && !(multicast ? tir->self_lb_mc : tir->self_lb_uc)))
@@ -131,27 +120,18 @@ RxEngine::Outcome RxEngine::dispatch(ConstBytes frame, bool from_wire, bool last
         Rq *rq = core_.rqs.find(rqn);
         if (rq == nullptr || rq->state != QueueState::kReady)
             continue;
-        const Outcome o = deliver(*rq, frame, info, rss, verdict.flow_tag);
-        if (o == Outcome::kNoBuffer) {
-            // A frame for several queues does not wait for one of them.
-            if (!last_chance && verdict.tirns.size() == 1 && rq->ci != 0)
-                return Outcome::kNoBuffer;
-            if (QCounter *c = core_.q_counters.find(rq->counter_set))
-                ++c->out_of_buffer;
-            continue;
-        }
-        if (o == Outcome::kDelivered)
-            outcome = o;
+        const Outcome outcome = deliver(*rq, frame, info, rss, verdict.flow_tag);
+        if (outcome == Outcome::kNoBuffer)
+            count_no_buffer(*rq);
+        delivered |= outcome == Outcome::kDelivered;
     }
-    count_flow();
-    if (outcome == Outcome::kDelivered) {
-        const bool broadcast =
-            std::all_of(frame.begin(), frame.begin() + 6, [](std::uint8_t b) { return b == 0xff; });
-        (broadcast ? v.rx_bc : multicast ? v.rx_mc : v.rx_uc).add(frame.size());
-    } else {
+    if (!delivered) {
         ++core_.stats.rx_dropped;
+        return;
     }
-    return outcome;
+    const bool broadcast =
+        std::all_of(frame.begin(), frame.begin() + 6, [](std::uint8_t b) { return b == 0xff; });
+    (broadcast ? v.rx_bc : multicast ? v.rx_mc : v.rx_uc).add(frame.size());
 }
 
 std::optional<std::uint16_t> RxEngine::available(Rq &rq) {

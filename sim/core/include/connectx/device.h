@@ -85,6 +85,11 @@ struct ModelStats {
 
 class Core;
 
+/// One call at a time. What the host does for a call (see Host) may lead back here, as a guest can
+/// aim DMA, interrupt messages or the frames of a second adapter at this one. Such an inner call
+/// changes nothing that the outer one works at: registers and the vendor-specific capability read as
+/// zero, writes to them are ignored, a frame waits, set_link() and reset() take effect in the next
+/// run(), which is asked for, and inject_fault() fails.
 class Device {
   public:
     Device(Host &host, const Config &config);
@@ -103,10 +108,12 @@ class Device {
     /// Does all work that is due; to be called when the host was asked for it.
     void run();
 
-    /// False while the port asks the link partner to pause; the frame should be kept and offered
-    /// again after Host::rx_ready(). wire_rx() may be called all the same.
+    /// False while as many frames as the port has room for wait for a call that is under way; the
+    /// frame should be kept and offered again after Host::rx_ready(). wire_rx() may be called all
+    /// the same.
     [[nodiscard]] bool can_receive() const;
-    /// A frame without FCS has arrived. False: it was dropped because there was no room.
+    /// A frame without FCS has arrived. False: it was dropped because there was no room. For want of
+    /// a receive buffer a frame is dropped too, but counted by its queue.
     bool wire_rx(std::span<const std::uint8_t> frame);
     /// The cable was plugged or pulled.
     void set_link(bool up);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //
 // What the device needs from the machine it is plugged into: QEMU is one host, the unit tests
-// another. All calls in both directions are serialised by the host (one thread at a time).
+// another. All calls in both directions are serialised by the host (one thread at a time). Any of
+// these functions may call back into the device, whatever it is doing: device.h says what then
+// happens.
 #pragma once
 
 #include <connectx/types.h>
@@ -35,7 +37,8 @@ class Host {
     virtual bool dma_write(GuestAddr addr, std::span<const std::uint8_t> src) = 0;
     /// Sends the MSI-X message of a vector.
     virtual void msix_raise(unsigned vector) = 0;
-    /// Puts a whole Ethernet frame without FCS on the wire. May call back into Device::wire_rx().
+    /// Puts a whole Ethernet frame without FCS on the wire. A frame that comes back from inside
+    /// this call waits until the device has time for it.
     virtual void wire_tx(std::span<const std::uint8_t> frame) = 0;
     /// Nanoseconds since some fixed point, never going back.
     virtual std::uint64_t clock_ns() = 0;

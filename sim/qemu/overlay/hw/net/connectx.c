@@ -347,6 +347,10 @@ static ssize_t connectx_nc_receive(NetClientState *nc, const uint8_t *buf, size_
 {
     ConnectxState *s = qemu_get_nic_opaque(nc);
 
+    /* Within a call of the device: QEMU keeps the frame until connectx_host_rx_ready(). */
+    if (!connectx_can_receive(s->dev)) {
+        return 0;
+    }
     /* A frame that is dropped was received all the same, as on a real wire. */
     connectx_wire_rx(s->dev, buf, size);
     return size;
