@@ -4,6 +4,7 @@
 #include "mini_driver.h"
 #include "packets.h"
 
+#include <core.h>
 #include <gtest/gtest.h>
 
 namespace connectx::test {
@@ -54,6 +55,27 @@ TEST_F(Events, ArmedCqAnnouncesOnce) {
     nop(sq);
     nop(sq);
     EXPECT_EQ(announced(), std::vector<std::uint32_t>{cq.id});
+    EXPECT_EQ(d.host.interrupts.size(), 2U);
+}
+
+/// A process that has mapped one UAR rings for what is on it, and for nothing else.
+TEST_F(Events, DoorbellsOnAnotherUarAreIgnored) {
+    const Message out = d.must(REQUEST(alloc_uar, ALLOC_UAR), IFC_BYTES(alloc_uar_out));
+    const std::uint64_t other = std::uint64_t{IFC_GET(alloc_uar_out, ConstBytes(out), uar)} << 12;
+    TestCq cq = d.create_cq(6);
+    TestSq sq = d.create_sq(cq);
+    d.host.interrupts.clear();
+    d.write64(other + 0x20, cq.id);
+    nop(sq);
+    EXPECT_TRUE(announced().empty()) << "the CQ is not armed";
+    d.arm(cq);
+    EXPECT_EQ(announced().size(), 1U);
+    EXPECT_EQ(d.host.interrupts.size(), 1U);
+    d.write32(other + 0x40, d.comp_eq.id << 24);
+    EXPECT_EQ(d.host.interrupts.size(), 1U) << "nor the EQ";
+    d.write32(other + 0x48, d.comp_eq.id << 24 | 77);
+    EXPECT_EQ(d.dev.core().eqs.find(d.comp_eq.id)->ci, 0U) << "nor its consumer index moved";
+    d.write32((static_cast<std::uint64_t>(d.uar) << 12) + 0x40, d.comp_eq.id << 24);
     EXPECT_EQ(d.host.interrupts.size(), 2U);
 }
 

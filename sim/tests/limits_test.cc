@@ -261,7 +261,7 @@ TEST_F(SendLimits, FramesOfOneWqe) {
               static_cast<std::uint8_t>(Syndrome::kLocalLength));
 }
 
-/// The host's loop gets control back though there is more to send.
+/// The host's loop gets control back though there is more to send, and the WQE goes on later.
 TEST_F(SendLimits, FramesOfOneTurn) {
     for (unsigned i = 0; i < 4; ++i)
         d.post(sq, MLX5_OPCODE_LSO, bytes(5000), true, false);
@@ -270,7 +270,8 @@ TEST_F(SendLimits, FramesOfOneTurn) {
               d.host.get<std::uint64_t>(sq.ring.entry(0)));
     d.host.work_pending = false;
     d.dev.run();
-    EXPECT_EQ(d.host.wire.size(), 5000U);
+    EXPECT_GT(d.host.wire.size(), 500U);
+    EXPECT_LT(d.host.wire.size(), 5000U);
     EXPECT_TRUE(d.host.work_pending);
     d.settle();
     EXPECT_EQ(d.host.wire.size(), 20000U);

@@ -445,6 +445,26 @@ TEST_F(Send, WrongWqesGetAnErrorCompletion) {
     }
 }
 
+/// A modifier that is not known might ask for anything, also of a WQE that sends nothing.
+TEST_F(Send, OpcodeModifiersAreChecked) {
+    const Message frame = d.eth_segments({}, {make_frame({}, pattern(200))});
+    for (const auto &[opcode, segments] :
+         {std::pair<unsigned, Message>{MLX5_OPCODE_NOP, {}},
+          {MLX5_OPCODE_UMR, Message(48 + 64)},
+          {MLX5_OPCODE_SEND, frame},
+          {MLX5_OPCODE_ENHANCED_MPSW, frame}})
+        for (unsigned modifier : {0x01U, 0x7fU, 0xffU}) {
+            SCOPED_TRACE(testing::Message() << std::hex << opcode << " " << modifier);
+            d.post(sq, modifier << 24 | opcode, segments);
+            EXPECT_EQ(expect_error(), Syndrome::kLocalQpOp);
+            EXPECT_TRUE(d.host.wire.empty());
+            EXPECT_TRUE(d.modify_sq(sq, 3, 0).ok());
+            EXPECT_TRUE(d.modify_sq(sq, 0, 1).ok());
+            sq.pc = 0;
+            d.host.put<std::uint32_t>(sq.dbr + 4, 0);
+        }
+}
+
 TEST_F(Send, ControlSegmentIsChecked) {
     const auto corrupt = [&](std::size_t at, std::uint8_t value) {
         d.post(sq, MLX5_OPCODE_NOP, {}, false, false);

@@ -287,8 +287,8 @@ TEST_F(SteeringTest, DropAndCount) {
     EXPECT_EQ(status(bulk, 16), MLX5_CMD_STAT_BAD_PARAM_ERR);
 }
 
-/// However often a frame is tried that waits for a buffer, it is one frame.
-TEST_F(SteeringTest, AFrameThatWaitsCountsOnce) {
+/// Whether the queue has a buffer or not, what an entry counts has been there.
+TEST_F(SteeringTest, AFrameWithoutBufferIsCounted) {
     const auto counter = alloc_counter();
     const auto table = d.create_table(1, 2);
     const auto group = d.create_group(table, 0, 3);
@@ -297,21 +297,48 @@ TEST_F(SteeringTest, AFrameThatWaitsCountsOnce) {
     d.must(in, IFC_BYTES(set_fte_out));
     d.set_root(table);
     const Frame f = frame({});
-    for (unsigned i = 0; i < 64; ++i)
+    for (unsigned i = 0; i < 66; ++i)
         d.dev.wire_rx(f);
-    while (d.poll(cq) != nullptr) {
-    }
-    EXPECT_EQ(count(counter).first, 64U);
-    d.dev.wire_rx(f);
-    d.advance(1'000'000);
-    EXPECT_EQ(count(counter).first, 64U);
-    d.post(rq[0], 1);
-    d.advance(1'000'000);
-    EXPECT_EQ(count(counter), std::pair(65UL, 65UL * f.size()));
-    // Dropped in the end, it has still been there.
-    d.dev.wire_rx(f);
-    d.advance(100'000'000);
-    EXPECT_EQ(count(counter).first, 66U);
+    EXPECT_EQ(count(counter), std::pair(66UL, 66UL * f.size()));
+    EXPECT_EQ(d.dev.stats().rx_dropped, 2U);
+}
+
+/// What no frame can match is refused, be it parameters or bits of the outer headers.
+TEST_F(SteeringTest, MasksThatCannotMatchAreRefused) {
+    const auto table = d.create_table(1, 4);
+    const auto with = [&](unsigned enable, const std::function<void(Bytes)> &mask) {
+        auto in = d.group_request(table, 0, 0, mask);
+        IFC_SET(create_flow_group_in, Bytes(in), match_criteria_enable, enable);
+        return d.command(in, IFC_BYTES(create_flow_group_out));
+    };
+    constexpr unsigned kOuter = MLX5_MATCH_OUTER_HEADERS;
+    constexpr unsigned kMisc = MLX5_MATCH_MISC_PARAMETERS;
+    const auto misc = [](Bytes m) { return IFC_AT(fte_match_param, m, misc_parameters); };
+    const std::vector<std::function<void(Bytes)>> misc_masks{
+        [&](Bytes m) { IFC_SET(fte_match_set_misc, misc(m), source_port, 1); },
+        [&](Bytes m) { IFC_SET(fte_match_set_misc, misc(m), source_sqn, 0xffffff); },
+        [&](Bytes m) { IFC_SET(fte_match_set_misc, misc(m), vxlan_vni, 0xffffff); },
+        [&](Bytes m) { IFC_SET(fte_match_set_misc, misc(m), outer_second_vid, 0xfff); },
+        [&](Bytes m) { IFC_SET(fte_match_set_misc, misc(m), inner_ipv6_flow_label, 1); },
+    };
+    for (std::size_t i = 0; i < misc_masks.size(); ++i)
+        for (unsigned enable : {kMisc, kMisc | kOuter}) {
+            const Reply r = with(enable, misc_masks[i]);
+            EXPECT_EQ(r.status, MLX5_CMD_STAT_BAD_PARAM_ERR) << i;
+            EXPECT_EQ(r.syndrome, 0x414U) << i;
+        }
+    // Bits of the outer headers that nothing is known about.
+    Message filled(IFC_BYTES(fte_match_set_lyr_2_4), 0xff);
+    const Reply all = with(kOuter, [&](Bytes m) { std::ranges::copy(filled, m.begin()); });
+    EXPECT_EQ(all.status, MLX5_CMD_STAT_BAD_PARAM_ERR);
+    EXPECT_EQ(all.syndrome, 0x41aU);
+    EXPECT_EQ(with(kOuter, [](Bytes m) { m[24] = 1; }).syndrome, 0x41aU);
+    // What is not switched on does not count.
+    EXPECT_TRUE(with(kOuter, misc_masks[0]).ok());
+    auto in = REQUEST(destroy_flow_group, DESTROY_FLOW_GROUP);
+    IFC_SET(destroy_flow_group_in, Bytes(in), table_id, table);
+    d.must(in, IFC_BYTES(destroy_flow_group_out));
+    EXPECT_TRUE(with(kOuter | kMisc, [](Bytes m) { OUTER(m, udp_dport, 0xffff); }).ok());
 }
 
 TEST_F(SteeringTest, ModifyKeepsTheMatchAndChangesTheDestination) {

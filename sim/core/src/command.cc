@@ -29,6 +29,8 @@ constexpr std::uint8_t kOwnerHw = 1;
 constexpr std::size_t kInline = sizeof(mlx5_cmd_layout::in);
 constexpr std::size_t kBlockData = MLX5_CMD_DATA_BLOCK_SIZE;
 constexpr std::uint64_t kMailboxAlign = 512;
+constexpr std::size_t kUnitsPerBlock = 4;  // of WorkMeter, to check or sign it
+constexpr std::size_t kBytesCleared = 256; // in a unit
 
 std::uint8_t xor8(ConstBytes data) {
     std::uint8_t sum = 0;
@@ -142,8 +144,13 @@ const CommandTable &command_table() {
     return table;
 }
 
+void CommandInterface::set_queue_address(std::uint64_t addr) {
+    queue_ = GuestAddr{addr};
+    current_.reset();
+}
+
 void CommandInterface::reset() {
-    queue_ = {};
+    set_queue_address(0);
     pending_ = 0;
     held_back_.clear();
 }
@@ -157,10 +164,18 @@ void CommandInterface::doorbell(std::uint32_t vector) {
 void CommandInterface::run() {
     // One round only: a driver that rings for each completion must not starve the data path.
     const std::uint32_t now = pending_;
-    pending_ = 0;
-    for (unsigned i = 0; i < 32; ++i)
-        if ((now >> i & 1) != 0)
-            process(i);
+    for (unsigned i = 0; i < 32; ++i) {
+        if (current_ && !go_on())
+            return;
+        if ((now >> i & 1) == 0)
+            continue;
+        if (!core_.work.left())
+            return;
+        pending_ &= ~(1U << i);
+        begin(i);
+    }
+    if (current_)
+        go_on();
 }
 
 CommandStatus CommandInterface::execute(ConstBytes in, Bytes out) {
@@ -208,106 +223,146 @@ CommandStatus CommandInterface::execute(ConstBytes in, Bytes out) {
     return st;
 }
 
-unsigned CommandInterface::fetch_input(const mlx5_cmd_layout &entry,
-                                       std::vector<std::uint8_t> &in) {
-    const std::size_t len = be32_to_cpu(entry.inlen);
-    if (len < 8 || len > kMaxMessage)
-        return kInputLength;
-    in.resize(len);
-    const std::size_t head = std::min(len, kInline);
-    std::memcpy(in.data(), entry.in, head);
-
-    const bool check = IFC_GET(cmd_hca_cap, core_.caps.general(), cmdif_checksum) == 3;
-    std::uint64_t next = be64_to_cpu(entry.in_ptr);
-    std::uint32_t number = 0;
-    for (std::size_t off = head; off < len; off += kBlockData, ++number) {
-        if (next == 0 || next % kMailboxAlign != 0)
-            return kInputPointerAlignment;
-        mlx5_cmd_prot_block block;
-        if (!core_.dma_read({next}, bytes_of(block)))
-            return kFirmwareError;
-        if (check && !block_signature_ok(block))
-            return kSignatureError;
-        if (block.token != entry.token)
-            return kTokenError;
-        if (be32_to_cpu(block.block_num) != number)
-            return kBadBlockNumber;
-        std::memcpy(in.data() + off, block.data, std::min(kBlockData, len - off));
-        next = be64_to_cpu(block.next);
-    }
-    return kDelivered;
-}
-
-unsigned CommandInterface::deliver_output(const mlx5_cmd_layout &entry, ConstBytes out) {
-    std::uint64_t next = be64_to_cpu(entry.out_ptr);
-    std::uint32_t number = 0;
-    for (std::size_t off = kInline; off < out.size(); off += kBlockData, ++number) {
-        if (next == 0 || next % kMailboxAlign != 0)
-            return kOutputPointerAlignment;
-        mlx5_cmd_prot_block block;
-        if (!core_.dma_read({next}, bytes_of(block)))
-            return kFirmwareError;
-        if (block.token != entry.token)
-            return kTokenError;
-        if (be32_to_cpu(block.block_num) != number)
-            return kBadBlockNumber;
-        const std::size_t part = std::min(kBlockData, out.size() - off);
-        std::memset(block.data, 0, sizeof(block.data));
-        std::memcpy(block.data, out.data() + off, part);
-        sign_block(block);
-        if (!core_.dma_write({next}, bytes_of(block)))
-            return kFirmwareError;
-        next = be64_to_cpu(block.next);
-    }
-    return kDelivered;
-}
-
-void CommandInterface::process(unsigned index) {
+void CommandInterface::begin(unsigned index) {
     if (queue_.value == 0 || core_.iseg.nic_interface() != NicInterface::kFullDriver)
         return;
-    const GuestAddr where = queue_ + (static_cast<std::uint64_t>(index) << kLogStride);
-    mlx5_cmd_layout entry;
-    if (!core_.dma_read(where, bytes_of(entry)) || (entry.status_own & kOwnerHw) == 0)
+    current_.emplace();
+    current_->index = index;
+    mlx5_cmd_layout &entry = current_->entry.value;
+    if (!core_.dma_read(slot(index), bytes_of(entry)) || (entry.status_own & kOwnerHw) == 0) {
+        current_.reset();
         return;
-
-    unsigned delivery = kDelivered;
-    std::vector<std::uint8_t> in;
-    std::vector<std::uint8_t> out;
-    const std::size_t outlen = be32_to_cpu(entry.outlen);
-    if (entry.type != MLX5_PCI_CMD_XPORT)
-        delivery = kBadDescriptor;
-    else if (xor8(bytes_of(entry)) != 0xff)
-        delivery = kSignatureError;
-    else if (outlen < kInline / 2 || outlen > kMaxMessage)
-        delivery = kOutputLength;
-    else
-        delivery = fetch_input(entry, in);
-
+    }
     // Who is told is settled before the command runs: a CREATE_EQ that asks for command events does
     // not find its own completion in the new queue. The driver has polled for that one.
-    const std::vector<std::uint32_t> listeners = core_.events.subscribers(MLX5_EVENT_TYPE_CMD);
-    if (delivery == kDelivered) {
-        if (const auto delay = core_.faults.take_command_timeout(IFC_GET(nop_in, in, opcode))) {
-            if (*delay != 0)
-                held_back_.emplace(core_.host.clock_ns() + *delay, HeldBack{index, {}});
-            return;
-        }
-        out.resize(outlen);
-        const bool new_quic_sa = execute(in, out).ok() && creates_quic_sa(in);
-        wipe(in); // there may have been keys in it
-        delivery = deliver_output(entry, out);
-        std::memset(entry.out, 0, sizeof(entry.out));
-        std::memcpy(entry.out, out.data(), std::min(out.size(), sizeof(entry.out)));
-        if (new_quic_sa && delivery == kDelivered) {
-            if (const auto delay = core_.faults.take_quic_sa_delay()) {
-                const std::uint64_t when =
-                    *delay == 0 ? kUntilReleased : core_.host.clock_ns() + *delay;
-                held_back_.emplace(when, HeldBack{index, entry});
-                return;
-            }
+    current_->listeners = core_.events.subscribers(MLX5_EVENT_TYPE_CMD);
+    const std::size_t inlen = be32_to_cpu(entry.inlen);
+    const std::size_t outlen = be32_to_cpu(entry.outlen);
+    if (entry.type != MLX5_PCI_CMD_XPORT)
+        current_->delivery = kBadDescriptor;
+    else if (xor8(bytes_of(entry)) != 0xff)
+        current_->delivery = kSignatureError;
+    else if (outlen < kInline / 2 || outlen > kMaxMessage)
+        current_->delivery = kOutputLength;
+    else if (inlen < 8 || inlen > kMaxMessage)
+        current_->delivery = kInputLength;
+    if (current_->delivery != kDelivered)
+        return;
+    core_.work.charge_bytes(inlen + outlen, kBytesCleared);
+    current_->in.resize(inlen);
+    current_->out.resize(outlen);
+    std::memcpy(current_->in.data(), entry.in, std::min(inlen, kInline));
+    current_->chain = {be64_to_cpu(entry.in_ptr), 0, kInline};
+}
+
+bool CommandInterface::go_on() {
+    InWork &c = *current_;
+    if (core_.iseg.nic_interface() != NicInterface::kFullDriver) {
+        current_.reset();
+        return true;
+    }
+    if (c.delivery == kDelivered && !c.executed) {
+        if (!fetch_input(c))
+            return false;
+        if (c.delivery == kDelivered && !execute(c)) {
+            current_.reset();
+            return true;
         }
     }
-    finish(index, entry, delivery, listeners);
+    if (c.delivery == kDelivered && !deliver_output(c))
+        return false;
+    // What has been executed is not done again, whatever became of the answer.
+    const Secret<mlx5_cmd_layout> answer = answer_of(c);
+    if (c.delivery == kDelivered && c.new_quic_sa) {
+        if (const auto delay = core_.faults.take_quic_sa_delay()) {
+            const std::uint64_t when =
+                *delay == 0 ? kUntilReleased : core_.host.clock_ns() + *delay;
+            held_back_.emplace(when, HeldBack{c.index, answer.value});
+            current_.reset();
+            return true;
+        }
+    }
+    finish(c.index, answer.value, c.delivery, c.listeners);
+    current_.reset();
+    return true;
+}
+
+bool CommandInterface::execute(InWork &c) {
+    if (const auto delay = core_.faults.take_command_timeout(IFC_GET(nop_in, c.in, opcode))) {
+        if (*delay != 0)
+            held_back_.emplace(core_.host.clock_ns() + *delay, HeldBack{c.index, {}});
+        return false;
+    }
+    c.executed = true;
+    c.new_quic_sa = execute(c.in, c.out).ok() && creates_quic_sa(c.in);
+    wipe(c.in); // there may have been keys in it
+    c.chain = {be64_to_cpu(c.entry->out_ptr), 0, kInline};
+    return true;
+}
+
+bool CommandInterface::fetch_input(InWork &c) {
+    const bool check = IFC_GET(cmd_hca_cap, core_.caps.general(), cmdif_checksum) == 3;
+    for (Chain &at = c.chain; at.offset < c.in.size(); at.offset += kBlockData, ++at.number) {
+        if (!core_.work.left())
+            return false;
+        c.delivery = kDelivered;
+        Secret<mlx5_cmd_prot_block> block;
+        if (at.next == 0 || at.next % kMailboxAlign != 0)
+            c.delivery = kInputPointerAlignment;
+        else if (!core_.dma_read({at.next}, block.bytes()))
+            c.delivery = kFirmwareError;
+        else if (check && !block_signature_ok(block.value))
+            c.delivery = kSignatureError;
+        else if (block->token != c.entry->token)
+            c.delivery = kTokenError;
+        else if (be32_to_cpu(block->block_num) != at.number)
+            c.delivery = kBadBlockNumber;
+        if (c.delivery != kDelivered)
+            break;
+        core_.work.charge(kUnitsPerBlock);
+        std::memcpy(c.in.data() + at.offset, block->data,
+                    std::min(kBlockData, c.in.size() - at.offset));
+        at.next = be64_to_cpu(block->next);
+    }
+    return true;
+}
+
+bool CommandInterface::deliver_output(InWork &c) {
+    for (Chain &at = c.chain; at.offset < c.out.size(); at.offset += kBlockData, ++at.number) {
+        if (!core_.work.left())
+            return false;
+        Secret<mlx5_cmd_prot_block> block;
+        if (at.next == 0 || at.next % kMailboxAlign != 0)
+            c.delivery = kOutputPointerAlignment;
+        else if (!core_.dma_read({at.next}, block.bytes()))
+            c.delivery = kFirmwareError;
+        else if (block->token != c.entry->token)
+            c.delivery = kTokenError;
+        else if (be32_to_cpu(block->block_num) != at.number)
+            c.delivery = kBadBlockNumber;
+        if (c.delivery != kDelivered)
+            break;
+        core_.work.charge(kUnitsPerBlock);
+        const std::size_t part = std::min(kBlockData, c.out.size() - at.offset);
+        std::memset(block->data, 0, sizeof(block->data));
+        std::memcpy(block->data, c.out.data() + at.offset, part);
+        sign_block(block.value);
+        if (!core_.dma_write({at.next}, block.bytes())) {
+            c.delivery = kFirmwareError;
+            break;
+        }
+        at.next = be64_to_cpu(block->next);
+    }
+    return true;
+}
+
+Secret<mlx5_cmd_layout> CommandInterface::answer_of(const InWork &c) {
+    Secret<mlx5_cmd_layout> answer = c.entry;
+    if (c.executed) {
+        std::memset(answer->out, 0, sizeof(answer->out));
+        std::memcpy(answer->out, c.out.data(), std::min(c.out.size(), sizeof(answer->out)));
+    }
+    return answer;
 }
 
 void CommandInterface::run_deferred() {
@@ -319,8 +374,7 @@ void CommandInterface::run_deferred() {
         }
         // The driver has long given up; its mailboxes may be anybody's memory by now.
         mlx5_cmd_layout given_up;
-        if (core_.dma_read(queue_ + (static_cast<std::uint64_t>(index) << kLogStride),
-                           bytes_of(given_up)))
+        if (core_.dma_read(slot(index), bytes_of(given_up)))
             finish(index, given_up, kFirmwareError, core_.events.subscribers(MLX5_EVENT_TYPE_CMD));
     }
 }
@@ -338,9 +392,9 @@ void CommandInterface::release_done() {
     core_.kick();
 }
 
-void CommandInterface::finish(unsigned index, mlx5_cmd_layout &entry, unsigned delivery,
+void CommandInterface::finish(unsigned index, mlx5_cmd_layout entry, unsigned delivery,
                               const std::vector<std::uint32_t> &listeners) {
-    const GuestAddr where = queue_ + (static_cast<std::uint64_t>(index) << kLogStride);
+    const GuestAddr where = slot(index);
     if (delivery != kDelivered) {
         ++core_.stats.delivery_errors;
         core_.log(LogLevel::kWarning, "command slot %u: delivery error %#x", index, delivery);

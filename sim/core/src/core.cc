@@ -28,6 +28,12 @@ constexpr std::size_t kMaxHalfDoorbells = 4096;
 constexpr unsigned kMaxReadRequest = 512; // bytes, PCIe MRRS
 constexpr unsigned kMaxPayload = 256;     // bytes, PCIe MPS
 
+// For WorkMeter: an interrupt, a frame or a line of the log is the emulator's work too.
+constexpr std::size_t kCallOfHost = 20;
+constexpr std::size_t kBytesCopied = 256; // in a unit
+constexpr std::size_t kDigPerReset = 2 * WorkMeter::kPerCall;
+constexpr std::size_t kDigForMemory = WorkMeter::kPerCall / 2;
+
 /// Pieces of a range, none over a multiple of `piece`.
 std::uint64_t pieces(GuestAddr addr, std::size_t size, unsigned piece) {
     return size == 0 ? 0 : (addr.value + size - 1) / piece - addr.value / piece + 1;
@@ -48,6 +54,7 @@ Core::Core(Host &host_in, const Config &config_in)
 }
 
 bool Core::dma_read(GuestAddr addr, Bytes dst) {
+    work.charge(2 + dst.size() / kBytesCopied);
     ++stats.dma_reads;
     stats.dma_read_bytes += dst.size();
     stats.pcie_reads += pieces(addr, dst.size(), kMaxReadRequest);
@@ -62,6 +69,7 @@ bool Core::dma_read(GuestAddr addr, Bytes dst) {
 ConstBytes Core::dma_view(GuestAddr addr, std::size_t size) {
     if (size == 0 || addr.value + size < addr.value)
         return {};
+    work.charge(2);
     const ConstBytes view = host.dma_view(addr, size);
     if (view.size() != size)
         return {};
@@ -72,6 +80,7 @@ ConstBytes Core::dma_view(GuestAddr addr, std::size_t size) {
 }
 
 bool Core::dma_write(GuestAddr addr, ConstBytes src) {
+    work.charge(2 + src.size() / kBytesCopied);
     ++stats.dma_writes;
     stats.dma_write_bytes += src.size();
     stats.pcie_writes += pieces(addr, src.size(), kMaxPayload);
@@ -82,16 +91,26 @@ bool Core::dma_write(GuestAddr addr, ConstBytes src) {
     return true;
 }
 
+bool Core::take_memory(std::size_t bytes, MemoryBudget::Share &share) {
+    if (budget.take(bytes, share))
+        return true;
+    work.charge(graveyard.dig(kDigForMemory));
+    return budget.take(bytes, share);
+}
+
 void Core::msix_raise(unsigned vector) {
+    work.charge(kCallOfHost);
     host.msix_raise(vector);
 }
 
 void Core::wire_tx(ConstBytes frame) {
+    work.charge(kCallOfHost + frame.size() / kBytesCopied);
     host.wire_tx(frame);
 }
 
 // NOLINTNEXTLINE(cert-dcl50-cpp): likewise
 void Core::log(LogLevel level, const char *fmt, ...) {
+    work.charge(kCallOfHost);
     va_list args;
     va_start(args, fmt);
     std::array<char, 512> buf{};
@@ -102,25 +121,25 @@ void Core::log(LogLevel level, const char *fmt, ...) {
 }
 
 void Core::mmio_read(std::uint64_t offset, Bytes data) {
-    const ReentrancyGuard::Call call(guard_);
+    const ReentrancyGuard::Call call(guard_, work);
     std::fill(data.begin(), data.end(), 0);
     if (call.outermost() && offset < kMsixTableOffset)
         iseg.read(offset, data);
 }
 
 std::uint32_t Core::vsc_read(unsigned offset) {
-    const ReentrancyGuard::Call call(guard_);
+    const ReentrancyGuard::Call call(guard_, work);
     return call.outermost() ? vsc.read(offset) : 0;
 }
 
 void Core::vsc_write(unsigned offset, std::uint32_t value) {
-    const ReentrancyGuard::Call call(guard_);
+    const ReentrancyGuard::Call call(guard_, work);
     if (call.outermost())
         vsc.write(offset, value);
 }
 
 void Core::mmio_write(std::uint64_t offset, ConstBytes data) {
-    const ReentrancyGuard::Call call(guard_);
+    const ReentrancyGuard::Call call(guard_, work);
     if (data.empty())
         return;
     if (!call.outermost()) {
@@ -167,13 +186,13 @@ void Core::mmio_write(std::uint64_t offset, ConstBytes data) {
 void Core::uar_write(std::uint32_t uar, unsigned offset, ConstBytes data) {
     if (offset == kEqDoorbellArm || offset == kEqDoorbell) {
         if (data.size() >= 4)
-            events.doorbell(load_be<std::uint32_t>(data.data()), offset == kEqDoorbellArm);
+            events.doorbell(load_be<std::uint32_t>(data.data()), offset == kEqDoorbellArm, uar);
         return;
     }
     if (data.size() < 8)
         return;
     if (offset == kCqDoorbell) {
-        completions.doorbell(load_be<std::uint64_t>(data.data()));
+        completions.doorbell(load_be<std::uint64_t>(data.data()), uar);
         return;
     }
     // Only the start of a BlueFlame buffer is a doorbell: the rest of a WQE that was copied in
@@ -189,7 +208,7 @@ void Core::update_timer() {
 }
 
 void Core::run() {
-    const ReentrancyGuard::Call call(guard_);
+    const ReentrancyGuard::Call call(guard_, work);
     if (!call.outermost()) {
         kick();
         return;
@@ -198,7 +217,8 @@ void Core::run() {
     const struct Turn {
         Core &core;
         ~Turn() {
-            if (core.commands.pending() || core.rx.pending() || core.tx.pending())
+            if (core.commands.pending() || core.rx.pending() || core.tx.pending() ||
+                !core.graveyard.empty())
                 core.kick();
             core.update_timer();
         }
@@ -214,17 +234,19 @@ void Core::run() {
     commands.run();
     rx.run();
     tx.run();
+    if (work.left())
+        work.charge(graveyard.dig(WorkMeter::kPerCall - work.done()));
 }
 
 bool Core::wire_rx(ConstBytes frame) {
-    const ReentrancyGuard::Call call(guard_);
+    const ReentrancyGuard::Call call(guard_, work);
     const bool taken = rx.receive(frame, !call.outermost());
     update_timer();
     return taken;
 }
 
 void Core::set_link(bool up) {
-    const ReentrancyGuard::Call call(guard_);
+    const ReentrancyGuard::Call call(guard_, work);
     if (call.outermost()) {
         port.set_carrier(up);
         return;
@@ -234,7 +256,7 @@ void Core::set_link(bool up) {
 }
 
 void Core::reset_function() {
-    const ReentrancyGuard::Call call(guard_);
+    const ReentrancyGuard::Call call(guard_, work);
     if (call.outermost()) {
         reset();
         return;
@@ -244,7 +266,7 @@ void Core::reset_function() {
 }
 
 bool Core::inject_fault(std::string_view spec, std::string &error) {
-    const ReentrancyGuard::Call call(guard_);
+    const ReentrancyGuard::Call call(guard_, work);
     if (!call.outermost()) {
         error = "the device is at work";
         return false;
@@ -256,28 +278,21 @@ bool Core::inject_fault(std::string_view spec, std::string &error) {
 
 void Core::reset_objects() {
     tx.reset();
-    rx.drop_arrivals();
+    rx.reset();
     steering.reset();
     completions.reset();
-    flow_counters.clear();
-    flow_tables.clear();
-    rqts.clear();
-    tirs.clear();
-    tises.clear();
-    sqs.clear();
-    rqs.clear();
-    cqs.clear();
-    mkeys.clear();
-    eqs.clear();
+    const auto bury_all = [this](auto &...tables) { (graveyard.bury(tables.take_all()), ...); };
+    bury_all(flow_counters, flow_tables, rqts, tirs, tises, sqs, rqs, cqs, mkeys, eqs);
     events.reset();
-    q_counters.clear();
-    transport_domains.clear();
     quic.reset();
-    pds.clear();
-    uars.clear();
+    bury_all(q_counters, transport_domains, pds, uars);
     pages.forget_objects();
     half_doorbells_.clear();
     hca_initialized = false;
+    // What drivers have is gone at once, what a guest may pile up as time goes by.
+    work.charge(graveyard.dig(kDigPerReset));
+    if (!graveyard.empty())
+        kick();
 }
 
 void Core::reset() {
@@ -348,6 +363,7 @@ std::string Device::describe() const {
                    "pcie-writes %lu\n",
                    s.dma_reads, s.dma_read_bytes, s.pcie_reads, s.dma_writes, s.dma_write_bytes,
                    s.pcie_writes);
+    text += format("work most %zu of %zu in a call\n", c.work.most(), WorkMeter::kLimit);
     text += c.quic.describe();
     for (const auto &[op, n] : c.commands.unknown())
         text += format("not modelled: command %s (%#x) %lu times\n", opcode_name(op), op,

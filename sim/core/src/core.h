@@ -6,6 +6,7 @@
 
 #include "objects.h"
 #include "quic.h"
+#include "work.h"
 
 #include <connectx/device.h>
 #include <connectx/ifc.h>
@@ -103,10 +104,11 @@ class CommandInterface {
     /// Longest message in bytes; MANAGE_PAGES and CREATE_MKEY send the longest ones.
     static constexpr std::size_t kMaxMessage = 4U << 20;
 
-    void set_queue_address(std::uint64_t addr) { queue_ = GuestAddr{addr}; }
+    /// A command that has been begun at the old address is forgotten.
+    void set_queue_address(std::uint64_t addr);
     [[nodiscard]] GuestAddr queue_address() const { return queue_; }
     void doorbell(std::uint32_t vector);
-    [[nodiscard]] bool pending() const { return pending_ != 0; }
+    [[nodiscard]] bool pending() const { return pending_ != 0 || current_.has_value(); }
     void run();
     void reset();
     /// Answers commands that a fault has held back long enough.
@@ -127,17 +129,45 @@ class CommandInterface {
     CommandStatus execute(ConstBytes in, Bytes out);
 
   private:
-    void process(unsigned index);
-    /// Delivery status, 0 for success.
-    unsigned fetch_input(const mlx5_cmd_layout &entry, std::vector<std::uint8_t> &in);
-    unsigned deliver_output(const mlx5_cmd_layout &entry, ConstBytes out);
+    /// Where in a chain of mailboxes the next piece of a message goes.
+    struct Chain {
+        std::uint64_t next = 0;
+        std::uint32_t number = 0;
+        std::size_t offset = 0;
+    };
+    /// The command at work. A message may be longer than one call of the host has time for.
+    struct InWork {
+        unsigned index = 0; ///< slot
+        Secret<mlx5_cmd_layout> entry;
+        SecretBytes in;
+        SecretBytes out;
+        Chain chain;           ///< of the input, then of the output
+        unsigned delivery = 0; ///< status, 0 for success
+        bool executed = false;
+        bool new_quic_sa = false;
+        std::vector<std::uint32_t> listeners;
+    };
+
+    [[nodiscard]] GuestAddr slot(unsigned index) const {
+        return queue_ + (static_cast<std::uint64_t>(index) << kLogStride);
+    }
+    void begin(unsigned index);
+    /// False when the rest has to wait for the next call; else there is none at work any more.
+    bool go_on();
+    /// False when there will be no answer for now.
+    bool execute(InWork &c);
+    /// Both are false when the rest has to wait.
+    bool fetch_input(InWork &c);
+    bool deliver_output(InWork &c);
+    static Secret<mlx5_cmd_layout> answer_of(const InWork &c);
     /// Gives the descriptor back to the driver.
-    void finish(unsigned index, mlx5_cmd_layout &entry, unsigned delivery,
+    void finish(unsigned index, mlx5_cmd_layout entry, unsigned delivery,
                 const std::vector<std::uint32_t> &listeners);
 
     Core &core_;
     GuestAddr queue_;
     std::uint32_t pending_ = 0;
+    std::optional<InWork> current_;
     /// A command whose answer is late.
     struct HeldBack {
         unsigned index;                        ///< slot
@@ -253,8 +283,9 @@ class PageSupply {
 
     static constexpr unsigned kBootPages = 64;
     static constexpr unsigned kInitPages = 1024;
-    /// No more than 1 GiB is taken, whatever the driver gives.
-    static constexpr std::size_t kMaxPages = 1U << 18;
+    /// No more than 256 MiB is taken, whatever the driver gives, and not all of it at once.
+    static constexpr std::size_t kMaxPages = 1U << 16;
+    static constexpr std::size_t kMaxAtOnce = 1U << 13;
 
     static CommandStatus query(const Command &cmd);
     CommandStatus manage(const Command &cmd);
@@ -269,8 +300,7 @@ class PageSupply {
     void request(std::int32_t count);
 
     Core &core_;
-    std::vector<std::uint64_t> pages_;
-    std::set<std::uint64_t> known_;
+    std::set<std::uint64_t> pages_;
     std::uint64_t objects_ = 0;
     std::int64_t requested_ = 0;
     std::uint64_t granted_for_objects_ = 0;
@@ -293,7 +323,7 @@ class EventQueues {
     void post_completion(Eq &eq, std::uint32_t cqn);
     void post(Eq &eq, unsigned type, unsigned sub_type, ConstBytes data);
     /// EQ doorbell of a UAR: consumer index, and arming.
-    void doorbell(std::uint32_t value, bool arm);
+    void doorbell(std::uint32_t value, bool arm, std::uint32_t uar);
     void raise(unsigned vector);
     void run_deferred();
     [[nodiscard]] std::uint64_t next_deadline() const;
@@ -311,8 +341,8 @@ class CompletionQueues {
     /// Writes a CQE; sets its ownership bit. False when the CQ is in error or has no room.
     /// `at`: the time that goes into it, if that is not now.
     bool complete(Cq &cq, mlx5_cqe64 &cqe, std::optional<std::uint64_t> at = {});
-    /// CQ doorbell: arm.
-    void doorbell(std::uint64_t value);
+    /// CQ doorbell of a UAR: arm.
+    void doorbell(std::uint64_t value, std::uint32_t uar);
     void run_moderation();
     [[nodiscard]] std::uint64_t next_deadline() const;
     void evaluate(Cq &cq);
@@ -422,7 +452,10 @@ class Scattered {
 
 class TxEngine {
   public:
-    explicit TxEngine(Core &core) : core_(core) {}
+    explicit TxEngine(Core &core);
+    ~TxEngine();
+    TxEngine(const TxEngine &) = delete;
+    TxEngine &operator=(const TxEngine &) = delete;
 
     /// Doorbell register or BlueFlame buffer of a UAR: at least the control segment's first 8
     /// bytes.
@@ -430,20 +463,23 @@ class TxEngine {
     [[nodiscard]] bool pending() const { return !ready_.empty(); }
     void run();
     void forget(Sq &sq);
-    void reset() { ready_.clear(); }
-    /// Next send WQE of the queue (any queue if none) ends in this error.
+    void reset();
+    /// The WQE ends in this error; run() flushes those behind it.
     void set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index, unsigned vendor = 0);
 
   private:
     struct Wqe;
+    /// False when the queue has to wait for its next turn.
     bool execute_one(Sq &sq);
-    Syndrome execute(Sq &sq, const Wqe &wqe);
+    /// The next WQE of the queue; null when it is wrong, which has been dealt with.
+    std::unique_ptr<Wqe> fetch(Sq &sq);
+    Syndrome execute(Sq &sq, Wqe &wqe);
     /// Checks the QUIC segment of a WQE that should have one.
     Syndrome parse_quic(Wqe &wqe);
-    Syndrome send(Sq &sq, const Wqe &wqe);
-    Syndrome send_multi(Sq &sq, const Wqe &wqe);
+    Syndrome send(Sq &sq, Wqe &wqe);
+    Syndrome send_multi(Sq &sq, Wqe &wqe);
     Syndrome umr(Sq &sq, const Wqe &wqe);
-    Syndrome segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header);
+    Syndrome segment_and_emit(Sq &sq, Wqe &wqe, ConstBytes header);
     /// Fills in the checksums that were asked for and hands the frame on. `frame` has kMinFrame
     /// bytes of room; `info` is what parse_packet() says of it.
     void emit(Sq &sq, bool l3_checksum, bool l4_checksum, Bytes frame, const PacketInfo &info);
@@ -455,9 +491,14 @@ class TxEngine {
     /// Where the data of a WQE are, without moving more of them than has to be.
     Syndrome gather(Sq &sq, const Wqe &wqe, std::size_t offset);
 
+    void enqueue(Sq &sq);
+    [[nodiscard]] bool turn_left() const;
+
     Core &core_;
     std::deque<std::uint32_t> ready_;
-    unsigned frames_ = 0;               ///< of the WQE in execution
+    std::map<std::uint32_t, std::unique_ptr<Wqe>> begun_; ///< by queue
+    unsigned frames_ = 0;               ///< that the WQE in execution has put out in this turn
+    std::size_t turn_end_ = 0;          ///< of the queue at work, in units of WorkMeter
     Scattered data_;                    ///< of the WQE in execution
     std::vector<std::uint8_t> payload_; ///< what of them the host does not show in place
     /// Room for frames under construction.
@@ -487,6 +528,10 @@ class Steering {
     void reset() { roots_.clear(); }
 
   private:
+    /// The table's first entry that matches; takes from `searches`, and is none when these are used
+    /// up.
+    const Fte *match(const FlowTable &table, const MatchWords &value, unsigned &searches);
+
     Core &core_;
     std::map<unsigned, std::uint32_t> roots_;
 };
@@ -503,9 +548,11 @@ class RxEngine {
     bool receive(ConstBytes frame, bool busy);
     void loopback(ConstBytes frame);
     [[nodiscard]] bool can_receive() const { return arrivals_.size() < kMaxArrivals; }
-    [[nodiscard]] bool pending() const { return !arrivals_.empty(); }
+    [[nodiscard]] bool pending() const { return !arrivals_.empty() || !flushing_.empty(); }
     void run();
+    void reset();
     void drop_arrivals();
+    /// The queue's WQE at work ends in this error; run() flushes the others.
     void set_error(Rq &rq, Syndrome syndrome);
 
   private:
@@ -518,11 +565,14 @@ class RxEngine {
     Outcome deliver_striding(Rq &rq, ConstBytes data, mlx5_cqe64 &cqe);
     Syndrome scatter(Rq &rq, ConstBytes wqe, ConstBytes data);
     void complete(Rq &rq, mlx5_cqe64 &cqe);
+    void complete_in_error(Rq &rq, Syndrome syndrome);
+    void run_flush();
     [[nodiscard]] std::optional<std::uint16_t> available(Rq &rq);
 
     Core &core_;
     std::deque<std::vector<std::uint8_t>> arrivals_;
-    std::vector<std::uint8_t> scratch_; ///< the frame that deliver() works at
+    std::deque<std::uint32_t> flushing_; ///< queues in error that have WQEs to flush
+    std::vector<std::uint8_t> scratch_;  ///< the frame that deliver() works at
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -642,19 +692,25 @@ class ReentrancyGuard {
   public:
     class Call {
       public:
-        explicit Call(ReentrancyGuard &guard)
-            : guard_(guard), outermost_(!std::exchange(guard.held_, true)) {}
+        Call(ReentrancyGuard &guard, WorkMeter &work)
+            : guard_(guard), work_(work), outermost_(!std::exchange(guard.held_, true)) {
+            if (outermost_)
+                work_.begin_call();
+        }
         Call(const Call &) = delete;
         Call &operator=(const Call &) = delete;
         ~Call() {
-            if (outermost_)
-                guard_.held_ = false;
+            if (!outermost_)
+                return;
+            work_.end_call();
+            guard_.held_ = false;
         }
         /// Whether there is no other call under way.
         [[nodiscard]] bool outermost() const { return outermost_; }
 
       private:
         ReentrancyGuard &guard_;
+        WorkMeter &work_;
         bool outermost_;
     };
 
@@ -683,6 +739,8 @@ class Core {
     /// Drops every object and stops all queues; the command interface stays.
     void reset_objects();
     void kick() { host.schedule_work(); }
+    /// As MemoryBudget::take(); what a reset has left behind makes room.
+    [[nodiscard]] bool take_memory(std::size_t bytes, MemoryBudget::Share &share);
     void update_timer();
 
     bool dma_read(GuestAddr addr, Bytes dst);
@@ -697,6 +755,7 @@ class Core {
     Host &host;
     Config config;
     ModelStats stats;
+    WorkMeter work;
     Capabilities caps;
 
     bool hca_enabled = false;
@@ -704,6 +763,7 @@ class Core {
     unsigned issi = 0;
 
     MemoryBudget budget; ///< before the objects that draw on it
+    Graveyard graveyard;
     ObjectTable<Uar> uars;
     ObjectTable<Pd> pds;
     ObjectTable<TransportDomain> transport_domains;

@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::size_t kEqeSize = sizeof(mlx5_eqe);
 constexpr std::uint32_t kCounterMask = 0xffffff;
+constexpr std::size_t kUnitsPerDeadline = 8; // of WorkMeter
 constexpr std::uint8_t kCqOverrun = 1; // syndrome of a CQ_ERROR event
 
 } // namespace
@@ -21,8 +22,8 @@ void EventQueues::post(Eq &eq, unsigned type, unsigned sub_type, ConstBytes data
     const std::uint32_t size = 1U << eq.log_size;
     if (((eq.pi - eq.ci) & kCounterMask) >= size) {
         // Entries the driver has not seen are never overwritten.
-        ++eq.overruns;
-        core_.log(LogLevel::kError, "EQ %#x overrun, event %#x lost", eq.id, type);
+        if (eq.overruns++ == 0)
+            core_.log(LogLevel::kError, "EQ %#x overrun, event %#x lost", eq.id, type);
         return;
     }
     std::array<std::uint8_t, kEqeSize> eqe{};
@@ -51,9 +52,11 @@ void EventQueues::post_async(unsigned type, unsigned sub_type, ConstBytes data) 
 
 std::vector<std::uint32_t> EventQueues::subscribers(unsigned type) const {
     std::vector<std::uint32_t> eqns;
-    for (const auto &[id, eq] : core_.eqs)
-        if ((eq->event_mask[type / 64] >> type % 64 & 1) != 0)
-            eqns.push_back(id);
+    core_.eqs.for_each([&](const Eq &eq) {
+        core_.work.charge(1);
+        if ((eq.event_mask[type / 64] >> type % 64 & 1) != 0)
+            eqns.push_back(eq.id);
+    });
     return eqns;
 }
 
@@ -70,10 +73,15 @@ void EventQueues::post_completion(Eq &eq, std::uint32_t cqn) {
     post(eq, MLX5_EVENT_TYPE_COMP, 0, data);
 }
 
-void EventQueues::doorbell(std::uint32_t value, bool arm) {
+void EventQueues::doorbell(std::uint32_t value, bool arm, std::uint32_t uar) {
     Eq *eq = core_.eqs.find(value >> 24);
     if (eq == nullptr)
         return;
+    if (eq->uar != uar) {
+        core_.log(LogLevel::kWarning, "doorbell for EQ %#x on UAR %u that is not its own", eq->id,
+                  uar);
+        return;
+    }
     eq->ci = value & kCounterMask;
     if (!arm)
         return;
@@ -205,11 +213,16 @@ void CompletionQueues::evaluate(Cq &cq) {
     }
 }
 
-void CompletionQueues::doorbell(std::uint64_t value) {
+void CompletionQueues::doorbell(std::uint64_t value, std::uint32_t uar) {
     const auto arm = static_cast<std::uint32_t>(value >> 32);
     Cq *cq = core_.cqs.find(static_cast<std::uint32_t>(value) & kCounterMask);
     if (cq == nullptr || cq->error)
         return;
+    if (cq->uar != uar) {
+        core_.log(LogLevel::kWarning, "doorbell for CQ %#x on UAR %u that is not its own", cq->id,
+                  uar);
+        return;
+    }
     cq->ci = arm & kCounterMask;
     cq->arm_ci = cq->ci;
     cq->state = CqState::kArmed;
@@ -218,13 +231,14 @@ void CompletionQueues::doorbell(std::uint64_t value) {
 
 void CompletionQueues::run_moderation() {
     const std::uint64_t now = core_.host.clock_ns();
-    while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    while (core_.work.left() && !deadlines_.empty() && deadlines_.begin()->first <= now) {
         const auto [when, id] = *deadlines_.begin();
         Cq *cq = core_.cqs.find(id);
         if (cq == nullptr) {
             deadlines_.erase(deadlines_.begin());
             continue;
         }
+        core_.work.charge(kUnitsPerDeadline);
         set_deadline(*cq, UINT64_MAX);
         if (cq->state == CqState::kArmed && cq->pi != cq->arm_ci)
             fire(*cq);

@@ -3,6 +3,8 @@
 // Bringing the function up and down: ENABLE_HCA, ISSI, pages, capabilities, INIT_HCA, TEARDOWN_HCA.
 #include "core.h"
 
+#include <utility>
+
 namespace connectx {
 
 namespace {
@@ -136,6 +138,7 @@ namespace {
 constexpr std::uint64_t kObjectsOfInitPages = 256;
 constexpr std::uint64_t kObjectsPerPage = 8;
 constexpr std::int32_t kRequestBatch = 16;
+constexpr std::size_t kUnitsPerPage = 4; // of WorkMeter
 } // namespace
 
 void PageSupply::forget_objects() {
@@ -145,8 +148,7 @@ void PageSupply::forget_objects() {
 }
 
 void PageSupply::reset() {
-    pages_.clear();
-    known_.clear();
+    core_.graveyard.bury(std::exchange(pages_, {}));
     forget_objects();
 }
 
@@ -190,36 +192,33 @@ CommandStatus PageSupply::manage(const Command &cmd) {
         const ConstBytes pas = IFC_AT(manage_pages_in, cmd.in, pas);
         if (pas.size() / 8 < count)
             return bad_input_length(0x132);
-        if (count > kMaxPages - pages_.size())
+        if (count > kMaxAtOnce || count > kMaxPages - pages_.size())
             return limit_exceeded(0x136);
         for (std::uint64_t i = 0; i < count; ++i) {
+            core_.work.charge(kUnitsPerPage);
             const auto addr = load_be<std::uint64_t>(pas.data() + i * 8);
-            if (addr == 0 || addr % MLX5_ADAPTER_PAGE_SIZE != 0 || known_.contains(addr)) {
-                // All or nothing: what this command has added so far goes again.
-                for (; i > 0; --i) {
-                    known_.erase(pages_.back());
-                    pages_.pop_back();
-                }
-                return bad_param(0x133);
-            }
-            known_.insert(addr);
-            pages_.push_back(addr);
+            if (addr != 0 && addr % MLX5_ADAPTER_PAGE_SIZE == 0 && pages_.insert(addr).second)
+                continue;
+            // All or nothing: what this command has added so far goes again.
+            for (; i > 0; --i)
+                pages_.erase(load_be<std::uint64_t>(pas.data() + (i - 1) * 8));
+            return bad_param(0x133);
         }
         requested_ = std::max<std::int64_t>(0, requested_ - static_cast<std::int64_t>(count));
         return kOk;
     }
     case kTake: {
         const Bytes pas = IFC_AT(manage_pages_out, cmd.out, pas);
-        std::uint64_t n = std::min<std::uint64_t>(count, pages_.size());
+        std::uint64_t n = std::min<std::uint64_t>({count, pages_.size(), kMaxAtOnce});
         // While the HCA is up, only what was asked back may go.
         if (core_.hca_initialized)
             n = std::min<std::uint64_t>(n, requested_ < 0 ? -requested_ : 0);
         if (pas.size() / 8 < n)
             return bad_output_length(0x134);
+        core_.work.charge(n * kUnitsPerPage);
         for (std::uint64_t i = 0; i < n; ++i) {
-            store_be<std::uint64_t>(pas.data() + i * 8, pages_.back());
-            known_.erase(pages_.back());
-            pages_.pop_back();
+            store_be<std::uint64_t>(pas.data() + i * 8, *pages_.begin());
+            pages_.erase(pages_.begin());
         }
         if (core_.hca_initialized)
             requested_ += static_cast<std::int64_t>(n);

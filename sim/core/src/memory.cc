@@ -99,6 +99,7 @@ Syndrome Memory::write(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr,
 namespace {
 
 constexpr std::size_t kMaxTranslationOctwords = 1U << 18;
+constexpr std::size_t kAddressBytes = 256; // in a unit of WorkMeter
 
 CommandStatus alloc_pd(Core &core, const Command &cmd) {
     Pd *pd = core.pds.create();
@@ -166,8 +167,9 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         const ConstBytes list = IFC_AT(create_mkey_in, cmd.in, klm_pas_mtt);
         if (given * 16 > list.size())
             return bad_input_length(0x215);
-        if (!core.budget.take(octwords * 2 * sizeof(mtt[0]), share))
+        if (!core.take_memory(octwords * 2 * sizeof(mtt[0]), share))
             return no_resources(0x21a);
+        core.work.charge_bytes(octwords * 16, kAddressBytes);
         mtt.resize(octwords * 2);
         for (std::size_t i = 0; i < given * 2; ++i)
             mtt[i] = load_be<std::uint64_t>(list.data() + i * 8) & ~((1ULL << page_shift) - 1);

@@ -5,14 +5,16 @@
 // Objects with `kHasContext` are those whose contexts firmware keeps in the pages it asks for.
 #pragma once
 
+#include "secret.h"
+#include "work.h"
+
 #include <connectx/ifc.h>
 #include <connectx/types.h>
 
 #include <array>
 #include <cstdint>
-#include <list>
 #include <map>
-#include <unordered_map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -172,6 +174,12 @@ struct Mkey {
     std::vector<std::uint64_t> mtt; ///< page addresses, bits below the page size masked off
     MemoryBudget::Share share;
     std::vector<std::uint8_t> context; ///< as given, for QUERY_MKEY
+
+    bool dismantle(std::size_t &units) const {
+        constexpr std::size_t kFreed = 2048; // translations, in a unit
+        units -= std::min(units, mtt.size() / kFreed);
+        return true;
+    }
 };
 
 enum class QueueState : std::uint8_t { kReset = 0, kReady = 1, kError = 3 };
@@ -203,8 +211,13 @@ struct Sq {
     std::uint16_t ci = 0; ///< next WQE basic block to execute
     bool queued = false;  ///< in the scheduler's list
     std::vector<std::uint8_t> context;
-    std::vector<std::uint8_t> blueflame; ///< WQE that came with the doorbell, if any
+    SecretBytes blueflame; ///< WQE that came with the doorbell, if any; may have keys in it
     std::uint16_t blueflame_index = 0;
+
+    void drop_blueflame() {
+        wipe(blueflame);
+        blueflame.clear();
+    }
 };
 
 struct Rq {
@@ -222,6 +235,7 @@ struct Rq {
     std::uint16_t ci = 0;         ///< WQEs consumed
     std::uint16_t head = 0;       ///< linked list: index of the current WQE
     std::uint32_t stride = 0;     ///< striding: next free stride in the current WQE
+    unsigned to_flush = 0;        ///< WQEs of a queue in error that have no completion yet
     std::vector<std::uint8_t> context;
 };
 
@@ -274,11 +288,8 @@ struct FlowDestination {
     std::uint32_t id = 0;
 };
 
-/// A masked dword of the match parameters.
-struct MatchWord {
-    std::uint16_t offset = 0; ///< in bytes
-    std::uint32_t mask = 0;   ///< in message byte order, loaded as a native word
-};
+/// The outer headers of the match parameters, as dwords in message byte order: a mask, or a value.
+using MatchWords = std::array<std::uint32_t, IFC_BYTES(fte_match_set_lyr_2_4) / 4>;
 
 struct Fte {
     std::uint32_t index = 0;
@@ -287,18 +298,27 @@ struct Fte {
     unsigned action = 0;
     std::vector<FlowDestination> destinations;
     std::vector<std::uint32_t> counters;
-    std::vector<std::uint32_t> key;    ///< masked words in the order of the group's words
+    MatchWords key{};                  ///< masked
     std::vector<std::uint8_t> context; ///< as given, for QUERY_FLOW_TABLE_ENTRY
     MemoryBudget::Share share;
 };
 
+/// All entries of a table whose groups have the same mask, so that one search finds the one to take:
+/// what a frame costs depends on how many masks there are, not on how many groups or entries.
+struct Matcher {
+    unsigned groups = 0;
+    std::map<MatchWords, std::set<std::uint32_t>> flows; ///< masked value to flow indices
+
+    bool dismantle(std::size_t &units) { return Graveyard::destroy_some(flows, units); }
+};
+
 struct FlowGroup {
-    std::uint32_t id = 0;
-    std::uint32_t start = 0;
+    std::uint32_t start = 0; ///< the group's number too, as no other group starts there
     std::uint32_t end = 0;
     unsigned criteria_enable = 0;
-    std::vector<MatchWord> words;
-    std::map<std::vector<std::uint32_t>, std::uint32_t> by_key; ///< to flow index
+    unsigned entries = 0;
+    MatchWords mask{};
+    Matcher *matcher = nullptr;
     MemoryBudget::Share share;
 };
 
@@ -311,10 +331,14 @@ struct FlowTable {
     unsigned log_size = 0;
     unsigned miss_action = 0;
     std::uint32_t miss_table = 0;
-    std::uint32_t next_group = 0;
     std::map<std::uint32_t, FlowGroup> groups; ///< by start index, so by priority
-    std::unordered_map<std::uint32_t, std::uint32_t> start_of_group; ///< group id to start index
-    std::map<std::uint32_t, Fte> entries;                            ///< by flow index
+    std::map<MatchWords, Matcher> matchers;    ///< by mask
+    std::map<std::uint32_t, Fte> entries;      ///< by flow index
+
+    bool dismantle(std::size_t &units) {
+        return Graveyard::destroy_some(entries, units) && Graveyard::destroy_some(groups, units) &&
+               Graveyard::destroy_some(matchers, units);
+    }
 };
 
 } // namespace connectx

@@ -7,6 +7,9 @@ namespace connectx {
 
 namespace {
 
+constexpr std::size_t kAddressBytes = 256; // in a unit of WorkMeter
+constexpr std::size_t kUnitsPerRqn = 2;
+
 /// Takes the page addresses of a ring of `bytes` out of a command.
 CommandStatus take_pages(Core &core, ConstBytes pas, std::uint64_t bytes, unsigned page_shift,
                          PageList &list) {
@@ -15,8 +18,9 @@ CommandStatus take_pages(Core &core, ConstBytes pas, std::uint64_t bytes, unsign
     const std::uint64_t count = ((bytes - 1) >> page_shift) + 1;
     if (pas.size() / 8 < count)
         return bad_input_length(0x301);
-    if (!core.budget.take(count * sizeof(list.pages[0]), list.share))
+    if (!core.take_memory(count * sizeof(list.pages[0]), list.share))
         return no_resources(0x303);
+    core.work.charge_bytes(count * sizeof(list.pages[0]), kAddressBytes);
     list.page_shift = page_shift;
     list.pages.resize(count);
     for (std::uint64_t i = 0; i < count; ++i) {
@@ -419,6 +423,7 @@ CommandStatus modify_rq(Core &core, const Command &cmd) {
         rq->ci = 0;
         rq->head = 0;
         rq->stride = 0;
+        rq->to_flush = 0;
     }
     if (to == MLX5_RQC_STATE_ERR && rq->state == QueueState::kReady)
         core.rx.set_error(*rq, Syndrome::kFlush);
@@ -574,8 +579,9 @@ CommandStatus query_tir(Core &core, const Command &cmd) {
     return kOk;
 }
 
-/// The RQ numbers of a table context; every one must exist.
-CommandStatus take_rqns(Core &core, ConstBytes rqtc, std::vector<std::uint32_t> &rqns) {
+/// The RQ numbers of a table context, at most so many; every one must exist.
+CommandStatus take_rqns(Core &core, ConstBytes rqtc, std::size_t max_size,
+                        std::vector<std::uint32_t> &rqns) {
     const std::size_t count = IFC_GET(rqtc, rqtc, rqt_actual_size);
     if (IFC_GET(rqtc, rqtc, list_q_type) != 0 || IFC_GET(rqtc, rqtc, rq_vhca_id_format) != 0)
         return bad_param(0x380);
@@ -584,6 +590,9 @@ CommandStatus take_rqns(Core &core, ConstBytes rqtc, std::vector<std::uint32_t> 
         return bad_input_length(0x381);
     if (count == 0)
         return bad_param(0x382);
+    if (count > max_size)
+        return bad_param(0x385);
+    core.work.charge(count * kUnitsPerRqn);
     rqns.resize(count);
     for (std::size_t i = 0; i < count; ++i) {
         rqns[i] = load_be<std::uint32_t>(list.data() + i * 4) & 0xffffff;
@@ -605,10 +614,8 @@ CommandStatus create_rqt(Core &core, const Command &cmd) {
     if (max_size > 1U << IFC_GET(cmd_hca_cap, core.caps.general(), log_max_rqt_size))
         return limit_exceeded(0x384);
     std::vector<std::uint32_t> rqns;
-    if (auto st = take_rqns(core, rqtc, rqns); !st.ok())
+    if (auto st = take_rqns(core, rqtc, max_size, rqns); !st.ok())
         return st;
-    if (rqns.size() > max_size)
-        return bad_param(0x385);
     Rqt *rqt = core.rqts.create();
     if (rqt == nullptr)
         return no_resources(0x386);
@@ -627,10 +634,9 @@ CommandStatus modify_rqt(Core &core, const Command &cmd) {
     if (IFC_GET(modify_rqt_in, cmd.in, bitmask.rqn_list) == 0)
         return kOk;
     std::vector<std::uint32_t> rqns;
-    if (auto st = take_rqns(core, IFC_AT(modify_rqt_in, cmd.in, ctx), rqns); !st.ok())
+    if (auto st = take_rqns(core, IFC_AT(modify_rqt_in, cmd.in, ctx), rqt->max_size, rqns);
+        !st.ok())
         return st;
-    if (rqns.size() > rqt->max_size)
-        return bad_param(0x388);
     reference(core, rqns, 1);
     reference(core, rqt->rqns, -1);
     rqt->rqns = std::move(rqns);

@@ -4,6 +4,7 @@
 #include "core.h"
 
 #include <bit>
+#include <utility>
 
 namespace connectx {
 
@@ -11,6 +12,8 @@ namespace {
 
 constexpr unsigned kMaxPnOffset = 2047;   // what the segment's field holds
 constexpr unsigned kMaxLsoSegments = 512; // several times what Linux puts into one send
+constexpr std::size_t kBytesSealed = 32; // in a unit of WorkMeter, by the slowest cipher
+constexpr std::size_t kPrepareKeys = 20;
 constexpr std::size_t kIpv4Header = 20;
 constexpr std::size_t kIpv6Header = 40;
 
@@ -117,31 +120,28 @@ bool parse_quic_ciphers(std::string_view text, unsigned &ciphers) {
 // --- SA database ---------------------------------------------------------------------------------
 
 std::uint32_t QuicSaDatabase::insert(std::unique_ptr<QuicSa> sa) {
-    std::uint32_t index = never_used_;
-    if (never_used_ < size_) {
-        ++never_used_;
-    } else {
-        index = freed_.front();
-        freed_.pop_front();
+    if (sas_.size() < size_) {
+        sas_.push_back(std::move(sa));
+        return static_cast<std::uint32_t>(sas_.size() - 1);
     }
-    sas_.emplace(index, std::move(sa));
+    const std::uint32_t index = freed_.front();
+    freed_.pop_front();
+    sas_[index] = std::move(sa);
     return index;
 }
 
 QuicSa *QuicSaDatabase::find(std::uint32_t index) const {
-    auto it = sas_.find(index);
-    return it == sas_.end() ? nullptr : it->second.get();
+    return index < sas_.size() ? sas_[index].get() : nullptr;
 }
 
 void QuicSaDatabase::erase(std::uint32_t index) {
-    sas_.erase(index);
+    sas_[index].reset();
     freed_.push_back(index);
 }
 
-void QuicSaDatabase::clear() {
-    sas_.clear();
+std::deque<std::unique_ptr<QuicSa>> QuicSaDatabase::take_all() {
     freed_.clear();
-    never_used_ = 0;
+    return std::exchange(sas_, {});
 }
 
 // --- capabilities and commands -------------------------------------------------------------------
@@ -265,7 +265,7 @@ void QuicOffload::read_counters(Bytes out) const {
 }
 
 void QuicOffload::reset() {
-    sadb_.clear();
+    core_.graveyard.bury(sadb_.take_all());
     counters_ = {};
 }
 
@@ -347,6 +347,7 @@ QuicOffload::Job QuicOffload::start(const Request &request, std::uint32_t pd) {
     Job job;
     job.request_ = &request;
     const char *outcome = "encrypt";
+    core_.work.charge(kPrepareKeys);
     if (request.is_inline) {
         job.own_ = engine_->prepare(request.keys);
         job.schedule_ = job.own_.get();
@@ -388,6 +389,7 @@ bool QuicOffload::seal(Job &job, Bytes frame, const PacketInfo &info, ConstBytes
     }
     const Bytes packet = frame.subspan(info.payload_offset);
     const Request &request = *job.request_;
+    core_.work.charge_bytes(packet.size(), kBytesSealed);
     if (engine_->seal(*job.schedule_, packet, source, request.pn_offset, request.pn + number) !=
         QuicProtectResult::kOk) {
         ++counters_.drop_short;

@@ -16,7 +16,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 
 namespace connectx {
 
@@ -43,20 +42,21 @@ class QuicSaDatabase {
     explicit QuicSaDatabase(std::uint32_t size) : size_(size) {}
 
     [[nodiscard]] std::uint32_t size() const { return size_; }
-    [[nodiscard]] std::size_t installed() const { return sas_.size(); }
-    [[nodiscard]] bool full() const { return sas_.size() >= size_; }
+    [[nodiscard]] std::size_t installed() const { return sas_.size() - freed_.size(); }
+    [[nodiscard]] bool full() const { return installed() >= size_; }
     /// An index that was freed long ago comes before one that was freed lately. Not when full().
     std::uint32_t insert(std::unique_ptr<QuicSa> sa);
     [[nodiscard]] QuicSa *find(std::uint32_t index) const;
     /// The keys are overwritten. The SA must be there.
     void erase(std::uint32_t index);
-    void clear();
+    void clear() { take_all(); }
+    /// Leaves an empty database; the keys are overwritten when the SAs are destroyed.
+    std::deque<std::unique_ptr<QuicSa>> take_all();
 
   private:
     std::uint32_t size_;
-    std::uint32_t never_used_ = 0; ///< the first index that no SA has had
+    std::deque<std::unique_ptr<QuicSa>> sas_; ///< up to the first index that no SA has had
     std::deque<std::uint32_t> freed_;
-    std::unordered_map<std::uint32_t, std::unique_ptr<QuicSa>> sas_;
 };
 
 /// Register MLX5_QUIC_REG_CNT, without what the database knows itself.

@@ -5,6 +5,8 @@
 // Knows nothing of WQEs or of the SA database.
 #pragma once
 
+#include "secret.h"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -34,9 +36,6 @@ inline constexpr std::uint64_t kQuicMaxPacketNumber = (1ULL << 62) - 1;
 constexpr std::size_t quic_key_length(QuicCipher cipher) {
     return cipher == QuicCipher::kAes128Gcm || cipher == QuicCipher::kAes128Ccm ? 16 : 32;
 }
-
-/// Overwrites memory with zeros in a way that the compiler keeps.
-void wipe(std::span<std::uint8_t> memory);
 
 /// "quic key", "quic iv" and "quic hp" (RFC 9001, section 5.1). Keys shorter than their array fill
 /// its start. Wiped on destruction; copies are copies of secrets.

@@ -3,6 +3,8 @@
 // Receive: from the wire through steering and RSS into a receive queue.
 #include "core.h"
 
+#include <utility>
+
 namespace connectx {
 
 namespace {
@@ -12,6 +14,7 @@ constexpr std::size_t kFcs = 4;
 constexpr std::uint32_t kHwStartPadding = 0x80000000;
 constexpr std::size_t kNextSegment = 16; ///< struct mlx5_wqe_srq_next_seg
 constexpr std::size_t kDataSegment = sizeof(mlx5_wqe_data_seg);
+constexpr std::size_t kBytesRead = 64; // in a unit of WorkMeter
 
 bool is_linked_list(const Rq &rq) {
     return rq.wq.type == MLX5_WQ_TYPE_LINKED_LIST ||
@@ -71,13 +74,20 @@ void RxEngine::loopback(ConstBytes frame) {
 void RxEngine::run() {
     // Those that arrive meanwhile have their turn in the next run: they may go on without end.
     const bool was_full = !can_receive();
-    for (std::size_t left = arrivals_.size(); left > 0 && !arrivals_.empty(); --left) {
+    for (std::size_t left = arrivals_.size();
+         left > 0 && !arrivals_.empty() && core_.work.left(); --left) {
         const std::vector<std::uint8_t> frame = std::move(arrivals_.front());
         arrivals_.pop_front();
         dispatch(frame, true);
     }
+    run_flush();
     if (was_full && can_receive())
         core_.host.rx_ready();
+}
+
+void RxEngine::reset() {
+    drop_arrivals();
+    flushing_.clear();
 }
 
 void RxEngine::drop_arrivals() {
@@ -93,6 +103,7 @@ void RxEngine::count_no_buffer(const Rq &rq) {
 void RxEngine::dispatch(ConstBytes frame, bool from_wire) {
     PacketInfo info = parse_packet(frame);
     verify_checksums(frame, info);
+    core_.work.charge_bytes(frame.size(), kBytesRead);
     const SteeringVerdict verdict = core_.steering.steer(frame, info);
     Vport &v = core_.vport;
     for (std::uint32_t id : verdict.counters) {
@@ -109,6 +120,7 @@ void RxEngine::dispatch(ConstBytes frame, bool from_wire) {
         const Tir *tir = core_.tirs.find(tirn);
         if (tir == nullptr || (!from_wire && !(multicast ? tir->self_lb_mc : tir->self_lb_uc)))
             continue;
+        core_.work.charge_bytes(frame.size(), kBytesRead); // to hash, sum and copy
         const RssResult rss = rss_hash(*tir, frame, info);
         std::uint32_t rqn = tir->rqn;
         if (tir->indirect) {
@@ -312,45 +324,65 @@ void RxEngine::complete(Rq &rq, mlx5_cqe64 &cqe) {
 }
 
 void RxEngine::set_error(Rq &rq, Syndrome syndrome) {
-    const QueueState was = rq.state;
-    rq.state = QueueState::kError;
-    if (was == QueueState::kError)
+    if (std::exchange(rq.state, QueueState::kError) == QueueState::kError)
         return;
-    Cq *cq = core_.cqs.find(rq.cqn);
-    const auto count = available(rq);
-    const unsigned mask = (1U << rq.wq.log_size) - 1;
-    const bool linked = is_linked_list(rq);
-    unsigned left = count.value_or(syndrome == Syndrome::kFlush ? 0 : 1);
-    if (syndrome != Syndrome::kFlush)
+    const bool flush_only = syndrome == Syndrome::kFlush;
+    rq.to_flush = available(rq).value_or(flush_only ? 0 : 1);
+    if (!flush_only) {
         core_.log(LogLevel::kInfo, "RQ %#x: error CQE, syndrome %#x", rq.id,
                   static_cast<unsigned>(syndrome));
-    // The WQE in work gets the reason, all others are flushed.
-    for (; left > 0; --left, syndrome = Syndrome::kFlush) {
-        const auto index = static_cast<std::uint16_t>(linked ? rq.head & mask : rq.ci & mask);
-        if (syndrome == Syndrome::kFlush && !rq.flush_in_error)
-            break;
-        mlx5_err_cqe err{};
-        err.syndrome = static_cast<std::uint8_t>(syndrome);
-        err.s_wqe_opcode_qpn = cpu_to_be32(rq.id);
-        err.wqe_counter = cpu_to_be16(linked ? index : rq.ci);
-        err.op_own = MLX5_CQE_RESP_ERR << 4;
-        mlx5_cqe64 cqe;
-        std::memcpy(&cqe, &err, sizeof(cqe));
-        if (linked)
-            cqe.wqe_id = cpu_to_be16(index);
-        ++core_.stats.error_cqes;
-        if (QCounter *c = core_.q_counters.find(rq.counter_set))
-            ++(syndrome == Syndrome::kFlush ? c->resp_cqe_flush_error : c->resp_cqe_error);
-        if (cq == nullptr || !core_.completions.complete(*cq, cqe))
-            break;
-        ++rq.ci;
-        rq.stride = 0;
-        if (linked) {
-            std::array<std::uint8_t, 4> next{};
-            if (!rq.wq.buf.read(core_, static_cast<std::uint64_t>(index) << rq.wq.log_stride, next))
-                break;
+        // The WQE in work gets the reason, all others are flushed.
+        if (rq.to_flush != 0)
+            complete_in_error(rq, syndrome);
+    }
+    if (!rq.flush_in_error)
+        rq.to_flush = 0;
+    if (rq.to_flush != 0) {
+        flushing_.push_back(rq.id);
+        core_.kick();
+    }
+}
+
+void RxEngine::complete_in_error(Rq &rq, Syndrome syndrome) {
+    const unsigned mask = (1U << rq.wq.log_size) - 1;
+    const bool linked = is_linked_list(rq);
+    const auto index = static_cast<std::uint16_t>(linked ? rq.head & mask : rq.ci & mask);
+    mlx5_err_cqe err{};
+    err.syndrome = static_cast<std::uint8_t>(syndrome);
+    err.s_wqe_opcode_qpn = cpu_to_be32(rq.id);
+    err.wqe_counter = cpu_to_be16(linked ? index : rq.ci);
+    err.op_own = MLX5_CQE_RESP_ERR << 4;
+    mlx5_cqe64 cqe;
+    std::memcpy(&cqe, &err, sizeof(cqe));
+    if (linked)
+        cqe.wqe_id = cpu_to_be16(index);
+    ++core_.stats.error_cqes;
+    if (QCounter *c = core_.q_counters.find(rq.counter_set))
+        ++(syndrome == Syndrome::kFlush ? c->resp_cqe_flush_error : c->resp_cqe_error);
+    Cq *cq = core_.cqs.find(rq.cqn);
+    if (cq == nullptr || !core_.completions.complete(*cq, cqe)) {
+        rq.to_flush = 0;
+        return;
+    }
+    --rq.to_flush;
+    ++rq.ci;
+    rq.stride = 0;
+    if (linked) {
+        std::array<std::uint8_t, 4> next{};
+        if (rq.wq.buf.read(core_, static_cast<std::uint64_t>(index) << rq.wq.log_stride, next))
             rq.head = load_be<std::uint16_t>(next.data() + 2);
-        }
+        else
+            rq.to_flush = 0;
+    }
+}
+
+void RxEngine::run_flush() {
+    while (!flushing_.empty() && core_.work.left()) {
+        Rq *rq = core_.rqs.find(flushing_.front());
+        if (rq != nullptr && rq->to_flush != 0 && rq->state == QueueState::kError)
+            complete_in_error(*rq, Syndrome::kFlush);
+        else
+            flushing_.pop_front();
     }
 }
 

@@ -3,6 +3,8 @@
 // Flow tables of the NIC receive domain: commands, and matching frames against them.
 #include "core.h"
 
+#include <bit>
+
 namespace connectx {
 
 namespace {
@@ -13,8 +15,10 @@ constexpr unsigned kSupportedActions =
     MLX5_FLOW_CONTEXT_ACTION_FWD_DEST | MLX5_FLOW_CONTEXT_ACTION_COUNT;
 // A frame that has crossed so many tables goes in circles: miss tables may lead to each other.
 constexpr unsigned kMaxHops = 256;
-// Of what a driver may build only so much is gone through for one frame.
-constexpr unsigned kMaxGroupsPerFrame = 1U << 16;
+// Different masks that the groups of one table may have, and of how many of them one frame is looked
+// at, over all tables that it crosses.
+constexpr std::size_t kMaxMasks = 4096;
+constexpr unsigned kMaxSearches = 1U << 14;
 constexpr std::size_t kMaxCopies = 64;
 
 /// A limit of the receive flow tables as the capabilities have it.
@@ -136,41 +140,68 @@ CommandStatus set_flow_table_root(Core &core, const Command &cmd) {
     return kOk;
 }
 
-/// The non-zero words of the criteria that match_criteria_enable switches on.
-std::vector<MatchWord> masked_words(ConstBytes criteria, unsigned enable) {
-    struct Section {
-        unsigned bit;
-        std::size_t offset;
-        std::size_t size;
-    };
-    constexpr std::array<Section, 2> kSections{{
-        {MLX5_MATCH_OUTER_HEADERS, IFC_BYTE_OFF(fte_match_param, outer_headers),
-         IFC_FIELD_BYTES(fte_match_param, outer_headers)},
-        {MLX5_MATCH_MISC_PARAMETERS, IFC_BYTE_OFF(fte_match_param, misc_parameters),
-         IFC_FIELD_BYTES(fte_match_param, misc_parameters)},
-    }};
-    std::vector<MatchWord> words;
-    for (const Section &s : kSections) {
-        if ((enable & s.bit) == 0)
-            continue;
-        for (std::size_t off = s.offset; off < s.offset + s.size; off += 4) {
-            std::uint32_t mask = 0;
-            std::memcpy(&mask, criteria.data() + off, sizeof(mask));
-            if (mask != 0)
-                words.push_back({static_cast<std::uint16_t>(off), mask});
-        }
-    }
+/// The bits of the outer headers that a frame is looked at for: no entry can match on another.
+MatchWords known_bits() {
+    MatchWords words{};
+    const Bytes h(reinterpret_cast<std::uint8_t *>(words.data()), sizeof(words));
+#define KNOWN(field) IFC_SET(fte_match_set_lyr_2_4, h, field, ~0U)
+    KNOWN(smac_47_16);
+    KNOWN(smac_15_0);
+    KNOWN(ethertype);
+    KNOWN(dmac_47_16);
+    KNOWN(dmac_15_0);
+    KNOWN(first_prio);
+    KNOWN(first_cfi);
+    KNOWN(first_vid);
+    KNOWN(cvlan_tag);
+    KNOWN(svlan_tag);
+    KNOWN(ip_version);
+    KNOWN(ip_protocol);
+    KNOWN(ip_dscp);
+    KNOWN(ip_ecn);
+    KNOWN(ipv4_ihl);
+    KNOWN(ttl_hoplimit);
+    KNOWN(frag);
+    KNOWN(tcp_flags);
+    KNOWN(tcp_sport);
+    KNOWN(tcp_dport);
+    KNOWN(udp_sport);
+    KNOWN(udp_dport);
+#undef KNOWN
+    std::ranges::fill(IFC_AT(fte_match_set_lyr_2_4, h, src_ipv4_src_ipv6).first(16), 0xff);
+    std::ranges::fill(IFC_AT(fte_match_set_lyr_2_4, h, dst_ipv4_dst_ipv6).first(16), 0xff);
     return words;
 }
 
-std::vector<std::uint32_t> masked_key(const std::vector<MatchWord> &words, ConstBytes value) {
-    std::vector<std::uint32_t> key(words.size());
-    for (std::size_t i = 0; i < words.size(); ++i) {
-        std::uint32_t v = 0;
-        std::memcpy(&v, value.data() + words[i].offset, sizeof(v));
-        key[i] = v & words[i].mask;
-    }
+MatchWords outer_headers(ConstBytes match_param) {
+    MatchWords words;
+    std::memcpy(words.data(),
+                match_param.data() + IFC_BYTE_OFF(fte_match_param, outer_headers), sizeof(words));
+    return words;
+}
+
+MatchWords masked(const MatchWords &value, const MatchWords &mask) {
+    MatchWords key;
+    for (std::size_t i = 0; i < key.size(); ++i)
+        key[i] = value[i] & mask[i];
     return key;
+}
+
+/// Takes the mask out of a command. Refused is what no frame could match.
+CommandStatus take_mask(ConstBytes criteria, unsigned enable, MatchWords &mask) {
+    static const MatchWords kKnown = known_bits();
+    // Inner headers, metadata and flex parsers are not advertised.
+    if ((enable & ~(MLX5_MATCH_OUTER_HEADERS | MLX5_MATCH_MISC_PARAMETERS)) != 0)
+        return bad_param(0x412);
+    const ConstBytes misc = IFC_AT(fte_match_param, criteria, misc_parameters)
+                                .first(IFC_FIELD_BYTES(fte_match_param, misc_parameters));
+    if ((enable & MLX5_MATCH_MISC_PARAMETERS) != 0 &&
+        std::ranges::any_of(misc, [](std::uint8_t b) { return b != 0; }))
+        return bad_param(0x414);
+    mask = {};
+    if ((enable & MLX5_MATCH_OUTER_HEADERS) != 0)
+        mask = outer_headers(criteria);
+    return masked(mask, kKnown) == mask ? kOk : bad_param(0x41a);
 }
 
 CommandStatus create_flow_group(Core &core, const Command &cmd) {
@@ -178,50 +209,49 @@ CommandStatus create_flow_group(Core &core, const Command &cmd) {
                                           IFC_GET(create_flow_group_in, cmd.in, table_id));
     if (table == nullptr)
         return bad_index(0x410);
-    const std::uint32_t start = IFC_GET(create_flow_group_in, cmd.in, start_flow_index);
-    const std::uint32_t end = IFC_GET(create_flow_group_in, cmd.in, end_flow_index);
-    const unsigned enable = IFC_GET(create_flow_group_in, cmd.in, match_criteria_enable);
-    if (IFC_GET(create_flow_group_in, cmd.in, group_type) != 0 || start > end ||
-        end >= 1U << table->log_size)
-        return bad_param(0x411);
-    // Inner headers, metadata and flex parsers are not advertised.
-    if ((enable & ~(MLX5_MATCH_OUTER_HEADERS | MLX5_MATCH_MISC_PARAMETERS)) != 0)
-        return bad_param(0x412);
-    const auto after = table->groups.upper_bound(end);
-    if (after != table->groups.begin() && std::prev(after)->second.end >= start)
-        return bad_param(0x413);
     FlowGroup group;
-    do
-        group.id = ++table->next_group & 0xffffff;
-    while (table->start_of_group.contains(group.id));
-    group.start = start;
-    group.end = end;
-    group.criteria_enable = enable;
-    group.words = masked_words(IFC_AT(create_flow_group_in, cmd.in, match_criteria), enable);
-    if (!core.budget.take(sizeof(group) + group.words.size() * sizeof(MatchWord), group.share))
+    group.start = IFC_GET(create_flow_group_in, cmd.in, start_flow_index);
+    group.end = IFC_GET(create_flow_group_in, cmd.in, end_flow_index);
+    group.criteria_enable = IFC_GET(create_flow_group_in, cmd.in, match_criteria_enable);
+    if (IFC_GET(create_flow_group_in, cmd.in, group_type) != 0 || group.start > group.end ||
+        group.end >= 1U << table->log_size)
+        return bad_param(0x411);
+    if (auto st = take_mask(IFC_AT(create_flow_group_in, cmd.in, match_criteria),
+                            group.criteria_enable, group.mask);
+        !st.ok())
+        return st;
+    const auto after = table->groups.upper_bound(group.end);
+    if (after != table->groups.begin() && std::prev(after)->second.end >= group.start)
+        return bad_param(0x413);
+    if (table->matchers.size() >= kMaxMasks && !table->matchers.contains(group.mask))
+        return no_resources(0x41b);
+    if (!core.take_memory(sizeof(group) + sizeof(Matcher), group.share))
         return no_resources(0x419);
-    IFC_SET(create_flow_group_out, cmd.out, group_id, group.id);
-    table->start_of_group[group.id] = start;
+    group.matcher = &table->matchers[group.mask];
+    ++group.matcher->groups;
+    IFC_SET(create_flow_group_out, cmd.out, group_id, group.start);
+    const std::uint32_t start = group.start;
     table->groups.emplace(start, std::move(group));
     return kOk;
 }
 
 FlowGroup *find_group(FlowTable &table, std::uint32_t id) {
-    auto it = table.start_of_group.find(id);
-    return it == table.start_of_group.end() ? nullptr : &table.groups.at(it->second);
+    auto it = table.groups.find(id);
+    return it == table.groups.end() ? nullptr : &it->second;
 }
 
 CommandStatus destroy_flow_group(Core &core, const Command &cmd) {
     FlowTable *table = core.steering.find(IFC_GET(destroy_flow_group_in, cmd.in, table_type),
                                           IFC_GET(destroy_flow_group_in, cmd.in, table_id));
     if (table == nullptr)
-        return bad_index(0x414);
+        return bad_index(0x41c);
     const FlowGroup *group = find_group(*table, IFC_GET(destroy_flow_group_in, cmd.in, group_id));
     if (group == nullptr)
         return bad_index(0x415);
-    if (!group->by_key.empty())
+    if (group->entries != 0)
         return busy(0x416);
-    table->start_of_group.erase(group->id);
+    if (--group->matcher->groups == 0)
+        table->matchers.erase(group->mask);
     table->groups.erase(group->start);
     return kOk;
 }
@@ -238,9 +268,31 @@ CommandStatus query_flow_group(Core &core, const Command &cmd) {
     IFC_SET(query_flow_group_out, cmd.out, end_flow_index, group->end);
     IFC_SET(query_flow_group_out, cmd.out, match_criteria_enable, group->criteria_enable);
     const Bytes criteria = IFC_AT(query_flow_group_out, cmd.out, match_criteria);
-    for (const MatchWord &w : group->words)
-        std::memcpy(criteria.data() + w.offset, &w.mask, sizeof(w.mask));
+    std::memcpy(criteria.data() + IFC_BYTE_OFF(fte_match_param, outer_headers), group->mask.data(),
+                sizeof(group->mask));
     return kOk;
+}
+
+/// The entry of this group with this value, if there is one.
+const std::uint32_t *find_flow(const FlowGroup &group, const MatchWords &key) {
+    const auto same = group.matcher->flows.find(key);
+    if (same == group.matcher->flows.end())
+        return nullptr;
+    const auto it = same->second.lower_bound(group.start);
+    return it == same->second.end() || *it > group.end ? nullptr : &*it;
+}
+
+void add_flow(FlowGroup &group, const Fte &fte) {
+    group.matcher->flows[fte.key].insert(fte.index);
+    ++group.entries;
+}
+
+void remove_flow(FlowGroup &group, const Fte &fte) {
+    const auto same = group.matcher->flows.find(fte.key);
+    same->second.erase(fte.index);
+    if (same->second.empty())
+        group.matcher->flows.erase(same);
+    --group.entries;
 }
 
 void reference_destinations(Core &core, const Fte &fte, int by) {
@@ -311,7 +363,7 @@ CommandStatus set_fte(Core &core, const Command &cmd) {
         return bad_index(0x428);
     Fte fte;
     fte.index = index;
-    fte.group = group->id;
+    fte.group = group->start;
     fte.flow_tag = IFC_GET(flow_context, ctx, flow_tag);
     fte.action = IFC_GET(flow_context, ctx, action);
     if ((fte.action & ~kSupportedActions) != 0 ||
@@ -319,11 +371,11 @@ CommandStatus set_fte(Core &core, const Command &cmd) {
         return bad_param(0x429);
     if (auto st = take_destinations(core, *table, ctx, fte); !st.ok())
         return st;
-    fte.key = masked_key(group->words, IFC_AT(flow_context, ctx, match_value));
+    fte.key = masked(outer_headers(IFC_AT(flow_context, ctx, match_value)), group->mask);
 
     auto old = table->entries.find(index);
     if (old != table->entries.end()) {
-        if (old->second.group != group->id)
+        if (old->second.group != group->start)
             return bad_state(0x42a);
         // A change keeps the match value; only what happens on a match is new.
         if (cmd.op_mod == kModify)
@@ -331,21 +383,20 @@ CommandStatus set_fte(Core &core, const Command &cmd) {
     } else if (cmd.op_mod == kModify) {
         return bad_index(0x42b);
     }
-    const auto twin = group->by_key.find(fte.key);
-    if (twin != group->by_key.end() && twin->second != index)
+    const std::uint32_t *twin = find_flow(*group, fte.key);
+    if (twin != nullptr && *twin != index)
         return bad_param(0x42c);
     // The key is kept twice.
-    if (!core.budget.take(sizeof(fte) + fte.context.size() +
-                              2 * fte.key.size() * sizeof(fte.key[0]) +
+    if (!core.take_memory(sizeof(fte) + sizeof(fte.key) + fte.context.size() +
                               fte.destinations.size() * sizeof(FlowDestination),
                           fte.share))
         return no_resources(0x431);
     reference_destinations(core, fte, 1);
     if (old != table->entries.end()) {
         reference_destinations(core, old->second, -1);
-        group->by_key.erase(old->second.key);
+        remove_flow(*group, old->second);
     }
-    group->by_key[fte.key] = index;
+    add_flow(*group, fte);
     table->entries[index] = std::move(fte);
     return kOk;
 }
@@ -360,7 +411,7 @@ CommandStatus delete_fte(Core &core, const Command &cmd) {
         return bad_index(0x42e);
     reference_destinations(core, it->second, -1);
     if (FlowGroup *group = find_group(*table, it->second.group))
-        group->by_key.erase(it->second.key);
+        remove_flow(*group, it->second);
     table->entries.erase(it);
     return kOk;
 }
@@ -415,12 +466,11 @@ CommandStatus query_flow_counter(Core &core, const Command &cmd) {
     return kOk;
 }
 
-/// The frame's own header fields in the shape of fte_match_param.
-using MatchValue = std::array<std::uint8_t, IFC_BYTES(fte_match_param)>;
-
-void fill_match_value(ConstBytes frame, const PacketInfo &info, MatchValue &value) {
+/// The frame's own header fields in the shape of match parameters; what is added here has to be added
+/// to known_bits().
+void fill_match_value(ConstBytes frame, const PacketInfo &info, MatchWords &value) {
     value.fill(0);
-    const Bytes h = IFC_AT(fte_match_param, Bytes(value), outer_headers);
+    const Bytes h(reinterpret_cast<std::uint8_t *>(value.data()), sizeof(value));
 #define SET(field, v) IFC_SET(fte_match_set_lyr_2_4, h, field, v)
     const std::uint8_t *p = frame.data();
     SET(dmac_47_16, load_be<std::uint32_t>(p));
@@ -491,32 +541,39 @@ void Steering::set_root(unsigned type, std::optional<std::uint32_t> table) {
         roots_.erase(type);
 }
 
+const Fte *Steering::match(const FlowTable &table, const MatchWords &value, unsigned &searches) {
+    const std::uint32_t *first = nullptr;
+    for (const auto &[mask, matcher] : table.matchers) {
+        if (searches == 0)
+            return nullptr;
+        --searches;
+        core_.work.charge(2 + std::bit_width(matcher.flows.size()));
+        const auto same = matcher.flows.find(masked(value, mask));
+        // A lower index goes before, in the order of groups too.
+        if (same != matcher.flows.end() &&
+            (first == nullptr || *same->second.begin() < *first))
+            first = &*same->second.begin();
+    }
+    return first == nullptr ? nullptr : &table.entries.at(*first);
+}
+
 SteeringVerdict Steering::steer(ConstBytes frame, const PacketInfo &info) {
     SteeringVerdict verdict;
-    MatchValue value;
+    MatchWords value;
     fill_match_value(frame, info, value);
 
     std::vector<std::uint32_t> todo;
     if (auto first = root(kNicReceive))
         todo.push_back(*first);
-    unsigned groups_tried = 0;
+    unsigned searches = kMaxSearches;
     for (unsigned hops = 0; !todo.empty() && hops < kMaxHops; ++hops) {
         const FlowTable *table = core_.flow_tables.find(todo.back());
         todo.pop_back();
         if (table == nullptr)
             continue;
-        const Fte *hit = nullptr;
-        for (const auto &[start, group] : table->groups) {
-            if (++groups_tried > kMaxGroupsPerFrame)
-                return verdict;
-            if (group.by_key.empty())
-                continue;
-            auto it = group.by_key.find(masked_key(group.words, value));
-            if (it != group.by_key.end()) {
-                hit = &table->entries.at(it->second);
-                break;
-            }
-        }
+        const Fte *hit = match(*table, value, searches);
+        if (searches == 0)
+            return verdict; // the frame is given up
         if (hit == nullptr) {
             if (table->miss_action == MLX5_FLOW_TABLE_MISS_ACTION_FWD)
                 todo.push_back(table->miss_table);
@@ -530,6 +587,7 @@ SteeringVerdict Steering::steer(ConstBytes frame, const PacketInfo &info) {
         if ((hit->action & MLX5_FLOW_CONTEXT_ACTION_FWD_DEST) == 0)
             continue;
         verdict.flow_tag = hit->flow_tag;
+        core_.work.charge(hit->destinations.size());
         for (const FlowDestination &d : hit->destinations) {
             if (d.type == MLX5_IFC_FLOW_DESTINATION_TYPE_FLOW_TABLE)
                 todo.push_back(d.id);

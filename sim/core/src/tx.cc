@@ -5,6 +5,8 @@
 // between the two, see TxEngine::Wqe::data_offset().
 #include "core.h"
 
+#include <utility>
+
 namespace connectx {
 
 namespace {
@@ -18,9 +20,11 @@ constexpr std::size_t kMaxLsoPayload = std::size_t{256} << 10;
 constexpr std::size_t kMaxLsoFrames = 65535; // Linux's GSO_MAX_SEGS
 constexpr std::size_t kMinFrame = 60;
 constexpr std::uint32_t kLengthMask = 0x7fffffff;
-// In WQEs, or frames where a WQE is several. What a WQE takes beyond it is at most kMaxLsoFrames.
-constexpr unsigned kBudgetPerTurn = 64;  ///< of one queue before the next has its turn
-constexpr unsigned kBudgetPerRun = 4096; ///< before the host loop gets control back
+// In units of WorkMeter; what goes through DMA or to the wire is counted there.
+constexpr std::size_t kUnitsPerWqe = 4;
+constexpr std::size_t kUnitsPerFrame = 4;
+constexpr std::size_t kBytesSummed = 128; ///< in a unit
+constexpr std::size_t kAddressesCompared = 16;
 
 template <typename T> T segment(ConstBytes wqe, std::size_t offset) {
     T s;
@@ -44,21 +48,18 @@ constexpr std::size_t align_up(std::size_t v, std::size_t to) { return (v + to -
 } // namespace
 
 struct TxEngine::Wqe {
-    std::vector<std::uint8_t> raw; ///< ds * 16 bytes
-    std::uint16_t index = 0;       ///< WQE counter of its first basic block
+    SecretBytes raw;         ///< ds * 16 bytes
+    std::uint16_t index = 0; ///< WQE counter of its first basic block
     std::uint8_t opcode = 0;
     std::uint8_t opmod = 0;
     std::uint8_t fm_ce_se = 0;
     std::optional<QuicOffload::Request> quic;
     std::size_t quic_length = 0; ///< of the QUIC segment, keys included
-
-    Wqe() = default;
-    Wqe(const Wqe &) = delete;
-    Wqe &operator=(const Wqe &) = delete;
-    ~Wqe() {
-        if (quic)
-            wipe(raw);
-    }
+    // A WQE that is many frames may need more than one turn.
+    bool unfinished = false;
+    std::size_t done = 0;     ///< bytes of the payload, or where the next segment is
+    std::uint16_t frames = 0; ///< made of it
+    unsigned emitted = 0;     ///< of these, not dropped
 
     [[nodiscard]] bool is_quic() const { return opmod == MLX5_OPC_MOD_QUIC; }
     [[nodiscard]] unsigned basic_blocks() const {
@@ -92,6 +93,14 @@ struct TxEngine::Wqe {
     }
 };
 
+TxEngine::TxEngine(Core &core) : core_(core) {}
+TxEngine::~TxEngine() = default;
+
+void TxEngine::reset() {
+    ready_.clear();
+    begun_.clear();
+}
+
 void TxEngine::doorbell(ConstBytes data, std::uint32_t uar) {
     const std::uint32_t sqn = load_be<std::uint32_t>(data.data() + 4) >> 8;
     Sq *sq = core_.sqs.find(sqn);
@@ -107,13 +116,11 @@ void TxEngine::doorbell(ConstBytes data, std::uint32_t uar) {
         return;
     sq->pi = static_cast<std::uint16_t>(load_be<std::uint32_t>(record.data()));
     if (data.size() >= kBasicBlock) {
+        sq->drop_blueflame();
         sq->blueflame.assign(data.begin(), data.end());
         sq->blueflame_index = static_cast<std::uint16_t>(load_be<std::uint32_t>(data.data()) >> 8);
     }
-    if (!sq->queued) {
-        sq->queued = true;
-        ready_.push_back(sqn);
-    }
+    enqueue(*sq);
     core_.kick();
 }
 
@@ -121,124 +128,139 @@ void TxEngine::forget(Sq &sq) {
     if (sq.queued)
         std::erase(ready_, sq.id);
     sq.queued = false;
-    sq.blueflame.clear();
+    sq.drop_blueflame();
+    begun_.erase(sq.id);
 }
 
+void TxEngine::enqueue(Sq &sq) {
+    if (std::exchange(sq.queued, true))
+        return;
+    ready_.push_back(sq.id);
+    core_.kick();
+}
+
+bool TxEngine::turn_left() const { return core_.work.left() && core_.work.done() < turn_end_; }
+
 void TxEngine::run() {
-    unsigned budget = kBudgetPerRun;
-    while (!ready_.empty() && budget > 0) {
-        const std::uint32_t sqn = ready_.front();
+    while (!ready_.empty() && core_.work.left()) {
+        Sq *sq = core_.sqs.find(ready_.front());
         ready_.pop_front();
-        Sq *sq = core_.sqs.find(sqn);
         if (sq == nullptr)
             continue;
         sq->queued = false;
-        unsigned turn = std::min(budget, kBudgetPerTurn);
-        while (turn > 0 && sq->ci != sq->pi) {
-            frames_ = 0;
-            const bool go_on = execute_one(*sq);
-            const unsigned used = std::max(1U, frames_);
-            turn -= std::min(turn, used);
-            budget -= std::min(budget, used);
-            if (!go_on)
-                break;
+        turn_end_ = core_.work.done() + WorkMeter::kPerTurn;
+        while (turn_left() && sq->ci != sq->pi && execute_one(*sq)) {
         }
-        if (sq->state != QueueState::kReset && sq->ci != sq->pi && !sq->queued) {
-            sq->queued = true;
-            ready_.push_back(sqn);
-        }
+        if (sq->state != QueueState::kReset && sq->ci != sq->pi)
+            enqueue(*sq);
     }
 }
 
 bool TxEngine::execute_one(Sq &sq) {
+    core_.work.charge(kUnitsPerWqe);
     if (sq.state == QueueState::kError) {
         flush(sq);
         return false;
     }
     if (sq.state != QueueState::kReady)
         return false;
+    std::unique_ptr<Wqe> wqe;
+    if (auto begun = begun_.extract(sq.id))
+        wqe = std::move(begun.mapped());
+    else
+        wqe = fetch(sq);
+    if (wqe == nullptr)
+        return false;
+
+    vendor_syndrome_ = 0;
+    Syndrome synd = Syndrome::kOk;
+    if (!std::exchange(wqe->unfinished, false)) {
+        synd = core_.faults.on_send(sq.id).value_or(Syndrome::kOk);
+        if (synd == Syndrome::kOk && wqe->is_quic())
+            synd = parse_quic(*wqe);
+    }
+    frames_ = 0;
+    if (synd == Syndrome::kOk)
+        synd = execute(sq, *wqe);
+    wqe->emitted += frames_;
+    if (synd != Syndrome::kOk) {
+        if (wqe->is_quic())
+            core_.quic.count_wqe_error();
+        set_error(sq, synd, wqe->index, vendor_syndrome_);
+        return false;
+    }
+    if (wqe->unfinished) {
+        begun_.emplace(sq.id, std::move(wqe));
+        return false;
+    }
+    sq.ci = static_cast<std::uint16_t>(sq.ci + wqe->basic_blocks());
+    done_ns_.reset();
+    if (sq.port_cqn != 0 && (wqe->opcode == MLX5_OPCODE_SEND || wqe->opcode == MLX5_OPCODE_LSO)) {
+        // The driver has no trust in two times that are far apart, and a host may be slow.
+        done_ns_ = core_.host.clock_ns();
+        complete_port(sq, *wqe);
+    }
+    if ((wqe->fm_ce_se & MLX5_WQE_CTRL_CQ_UPDATE) != 0)
+        complete(sq, wqe->index, wqe->opcode);
+    return sq.state == QueueState::kReady;
+}
+
+std::unique_ptr<TxEngine::Wqe> TxEngine::fetch(Sq &sq) {
     const unsigned posted = static_cast<std::uint16_t>(sq.pi - sq.ci);
     const std::uint64_t ring = kBasicBlock << sq.wq.log_size;
-    if (posted > 1U << sq.wq.log_size) {
+    const auto wrong = [&]() -> std::unique_ptr<Wqe> {
         set_error(sq, Syndrome::kLocalQpOp, sq.ci);
-        return false;
-    }
+        return nullptr;
+    };
+    if (posted > 1U << sq.wq.log_size)
+        return wrong();
     const std::uint64_t at = static_cast<std::uint64_t>(sq.ci) * kBasicBlock & (ring - 1);
 
-    Wqe wqe;
-    wqe.index = sq.ci;
-    std::array<std::uint8_t, kBasicBlock> first{};
+    Secret<std::array<std::uint8_t, kBasicBlock>> first;
     const bool bf = !sq.blueflame.empty() && sq.blueflame_index == sq.ci;
     if (bf)
-        std::copy_n(sq.blueflame.begin(), first.size(), first.begin());
-    else if (!sq.wq.buf.read(core_, at, first)) {
-        set_error(sq, Syndrome::kLocalQpOp, sq.ci);
-        return false;
-    }
-    const auto ctrl = segment<mlx5_wqe_ctrl_seg>(first, 0);
+        std::copy_n(sq.blueflame.begin(), kBasicBlock, first->begin());
+    else if (!sq.wq.buf.read(core_, at, first.value))
+        return wrong();
+    const auto ctrl = segment<mlx5_wqe_ctrl_seg>(first.value, 0);
     const std::uint32_t word = be32_to_cpu(ctrl.opmod_idx_opcode);
     const std::size_t ds = be32_to_cpu(ctrl.qpn_ds) & MLX5_WQE_CTRL_DS_MASK;
-    wqe.opcode = word & 0xff;
-    wqe.opmod = word >> 24;
-    wqe.fm_ce_se = ctrl.fm_ce_se;
+    auto wqe = std::make_unique<Wqe>();
+    wqe->index = sq.ci;
+    wqe->opcode = word & 0xff;
+    wqe->opmod = word >> 24;
+    wqe->fm_ce_se = ctrl.fm_ce_se;
     if (ds == 0 || align_up(ds * kUnit, kBasicBlock) / kBasicBlock > posted ||
         (word >> 8 & 0xffff) != sq.ci || be32_to_cpu(ctrl.qpn_ds) >> 8 != sq.id) {
         core_.log(LogLevel::kWarning,
                   "SQ %#x: malformed WQE at %#x (control %#x, ds %zu, posted %u)", sq.id, sq.ci,
                   word, ds, posted);
-        set_error(sq, Syndrome::kLocalQpOp, sq.ci);
-        return false;
+        return wrong();
     }
-    wqe.raw.resize(ds * kUnit);
-    std::copy_n(first.begin(), std::min(first.size(), wqe.raw.size()), wqe.raw.begin());
-    for (std::size_t off = first.size(); off < wqe.raw.size();) {
+    wqe->raw.resize(ds * kUnit);
+    std::copy_n(first->begin(), std::min(kBasicBlock, wqe->raw.size()), wqe->raw.begin());
+    for (std::size_t off = kBasicBlock; off < wqe->raw.size();) {
         const std::uint64_t from = (at + off) & (ring - 1);
-        const std::size_t n = std::min<std::uint64_t>(wqe.raw.size() - off, ring - from);
-        const Bytes dst = Bytes(wqe.raw).subspan(off, n);
+        const std::size_t n = std::min<std::uint64_t>(wqe->raw.size() - off, ring - from);
+        const Bytes dst = Bytes(wqe->raw).subspan(off, n);
         if (bf && off + n <= sq.blueflame.size())
             std::copy_n(sq.blueflame.begin() + static_cast<std::ptrdiff_t>(off), n, dst.begin());
-        else if (!sq.wq.buf.read(core_, from, dst)) {
-            set_error(sq, Syndrome::kLocalQpOp, sq.ci);
-            return false;
-        }
+        else if (!sq.wq.buf.read(core_, from, dst))
+            return wrong();
         off += n;
     }
-    if (wqe.is_quic())
-        wipe(sq.blueflame);
-    sq.blueflame.clear();
+    sq.drop_blueflame();
     ++core_.stats.wqes;
     if (core_.config.trace)
-        core_.trace(format("SQ %#x WQE %#x opcode %#x%s ds %zu", sq.id, wqe.index, wqe.opcode,
-                           wqe.is_quic() ? " QUIC" : "", ds));
-
-    vendor_syndrome_ = 0;
-    Syndrome synd = core_.faults.on_send(sq.id).value_or(Syndrome::kOk);
-    if (synd == Syndrome::kOk && wqe.is_quic())
-        synd = parse_quic(wqe);
-    if (synd == Syndrome::kOk)
-        synd = execute(sq, wqe);
-    if (synd != Syndrome::kOk) {
-        if (wqe.is_quic())
-            core_.quic.count_wqe_error();
-        set_error(sq, synd, wqe.index, vendor_syndrome_);
-        return false;
-    }
-    sq.ci = static_cast<std::uint16_t>(sq.ci + wqe.basic_blocks());
-    done_ns_.reset();
-    if (sq.port_cqn != 0 && (wqe.opcode == MLX5_OPCODE_SEND || wqe.opcode == MLX5_OPCODE_LSO)) {
-        // The driver has no trust in two times that are far apart, and a host may be slow.
-        done_ns_ = core_.host.clock_ns();
-        complete_port(sq, wqe);
-    }
-    if ((wqe.fm_ce_se & MLX5_WQE_CTRL_CQ_UPDATE) != 0)
-        complete(sq, wqe.index, wqe.opcode);
-    return sq.state == QueueState::kReady;
+        core_.trace(format("SQ %#x WQE %#x opcode %#x%s ds %zu", sq.id, wqe->index, wqe->opcode,
+                           wqe->is_quic() ? " QUIC" : "", ds));
+    return wqe;
 }
 
-Syndrome TxEngine::execute(Sq &sq, const Wqe &wqe) {
+Syndrome TxEngine::execute(Sq &sq, Wqe &wqe) {
     switch (wqe.opcode) {
     case MLX5_OPCODE_NOP:
-        return Syndrome::kOk;
+        return wqe.opmod == 0 ? Syndrome::kOk : Syndrome::kLocalQpOp;
     case MLX5_OPCODE_SEND:
     case MLX5_OPCODE_LSO:
         return send(sq, wqe);
@@ -314,7 +336,11 @@ void Scattered::copy(Bytes dst) {
     }
 }
 
-void Scattered::skip(std::size_t size) { offset_ += size; }
+void Scattered::skip(std::size_t size) {
+    offset_ += size;
+    while (piece_ < pieces.size() && offset_ > pieces[piece_].size())
+        offset_ -= pieces[piece_++].size();
+}
 
 Syndrome TxEngine::gather(Sq &sq, const Wqe &wqe, std::size_t offset) {
     const ConstBytes raw = wqe.raw;
@@ -346,7 +372,7 @@ Syndrome TxEngine::gather(Sq &sq, const Wqe &wqe, std::size_t offset) {
     return Syndrome::kOk;
 }
 
-Syndrome TxEngine::send(Sq &sq, const Wqe &wqe) {
+Syndrome TxEngine::send(Sq &sq, Wqe &wqe) {
     if (wqe.raw.size() < kEthEnd)
         return Syndrome::kLocalQpOp;
     if (wqe.opmod != 0 && !wqe.is_quic())
@@ -400,7 +426,7 @@ Syndrome TxEngine::send(Sq &sq, const Wqe &wqe) {
     return Syndrome::kOk;
 }
 
-Syndrome TxEngine::send_multi(Sq &sq, const Wqe &wqe) {
+Syndrome TxEngine::send_multi(Sq &sq, Wqe &wqe) {
     if (wqe.raw.size() < kEthEnd)
         return Syndrome::kLocalQpOp;
     const mlx5_wqe_eth_seg eth = wqe.eth();
@@ -408,8 +434,13 @@ Syndrome TxEngine::send_multi(Sq &sq, const Wqe &wqe) {
         return Syndrome::kLocalQpOp;
     // Every data segment is a packet of its own.
     const ConstBytes raw = wqe.raw;
-    std::size_t offset = kEthEnd;
+    std::size_t offset = std::max(kEthEnd, wqe.done);
     while (offset + kUnit <= raw.size()) {
+        if (offset != wqe.done && !turn_left()) {
+            wqe.done = offset;
+            wqe.unfinished = true;
+            return Syndrome::kOk;
+        }
         const auto seg = segment<mlx5_wqe_data_seg>(raw, offset);
         const std::uint32_t count = be32_to_cpu(seg.byte_count);
         const std::size_t length = count & kLengthMask;
@@ -433,7 +464,7 @@ Syndrome TxEngine::send_multi(Sq &sq, const Wqe &wqe) {
     return Syndrome::kOk;
 }
 
-Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header) {
+Syndrome TxEngine::segment_and_emit(Sq &sq, Wqe &wqe, ConstBytes header) {
     const std::size_t mss = be16_to_cpu(wqe.eth().mss);
     const std::size_t total = data_.left();
     if (mss == 0 || total == 0 || header.size() < 14 + 20 + 8 ||
@@ -471,10 +502,12 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header) {
     std::array<Slot, kAtOnce> slots;
     std::array<Bytes, kAtOnce> packets;
 
-    std::uint16_t number = 0;
-    for (std::size_t off = 0; off < total;) {
+    data_.skip(wqe.done);
+    for (std::size_t &off = wqe.done; off < total;) {
         std::size_t used = 0;
-        for (; used < at_once && off < total; ++number) {
+        for (; used < at_once && off < total; ++wqe.frames) {
+            const std::uint16_t number = wqe.frames;
+            core_.work.charge(kUnitsPerFrame);
             const std::size_t length = std::min(mss, total - off);
             const bool last = off + length == total;
             Slot &slot = slots[used];
@@ -523,6 +556,10 @@ Syndrome TxEngine::segment_and_emit(Sq &sq, const Wqe &wqe, ConstBytes header) {
             core_.quic.finish(job, std::span(packets).first(used));
         for (const Slot &slot : std::span(slots).first(used))
             emit(sq, true, true, slot.frame, slot.info);
+        if (off < total && !turn_left()) {
+            wqe.unfinished = true;
+            break;
+        }
     }
     return Syndrome::kOk;
 }
@@ -546,6 +583,8 @@ void TxEngine::emit(Sq &sq, bool l3_checksum, bool l4_checksum, Bytes frame,
     }
 
     ++frames_;
+    core_.work.charge_bytes(frame.size(), kBytesSummed);
+    core_.work.charge(core_.vport.uc_list.size() / kAddressesCompared);
     Vport &v = core_.vport;
     const bool multicast = (frame[0] & 1) != 0;
     const bool broadcast =
@@ -576,7 +615,7 @@ void TxEngine::emit(Sq &sq, bool l3_checksum, bool l4_checksum, Bytes frame,
 Syndrome TxEngine::umr(Sq &sq, const Wqe &wqe) {
     constexpr std::size_t kMkeySegment = 64;
     constexpr std::size_t kEntries = kCtrl + sizeof(mlx5_wqe_umr_ctrl_seg) + kMkeySegment;
-    if (!sq.reg_umr || wqe.raw.size() < kEntries)
+    if (!sq.reg_umr || wqe.opmod != 0 || wqe.raw.size() < kEntries)
         return Syndrome::kLocalQpOp;
     const auto ctrl = segment<mlx5_wqe_ctrl_seg>(wqe.raw, 0);
     const auto uctrl = segment<mlx5_wqe_umr_ctrl_seg>(wqe.raw, kCtrl);
@@ -626,7 +665,7 @@ void TxEngine::complete_port(Sq &sq, const Wqe &wqe) {
         cpu_to_be16(static_cast<std::uint16_t>(id & ((1U << kLogPortTimestampIds) - 1)));
     cqe.sop_drop_qpn = cpu_to_be32(static_cast<std::uint32_t>(wqe.opcode) << 24 | sq.id);
     // Drivers look at it as at something received.
-    const unsigned opcode = frames_ > 0 ? MLX5_CQE_RESP_SEND : MLX5_CQE_RESP_ERR;
+    const unsigned opcode = wqe.emitted > 0 ? MLX5_CQE_RESP_SEND : MLX5_CQE_RESP_ERR;
     cqe.op_own = static_cast<std::uint8_t>(opcode << 4);
     if (cq == nullptr || !core_.completions.complete(*cq, cqe, done_ns_))
         sq.state = QueueState::kError;
@@ -634,6 +673,7 @@ void TxEngine::complete_port(Sq &sq, const Wqe &wqe) {
 
 void TxEngine::set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index, unsigned vendor) {
     sq.state = QueueState::kError;
+    begun_.erase(sq.id);
     if (syndrome != Syndrome::kFlush) {
         core_.log(LogLevel::kInfo, "SQ %#x: error CQE for WQE %#x, syndrome %#x vendor %#x", sq.id,
                   wqe_index, static_cast<unsigned>(syndrome), vendor);
@@ -664,37 +704,45 @@ void TxEngine::set_error(Sq &sq, Syndrome syndrome, std::uint16_t wqe_index, uns
         if (posted == 0)
             sq.ci = sq.pi;
     }
-    flush(sq);
+    if (sq.ci != sq.pi)
+        enqueue(sq);
 }
 
 void TxEngine::flush(Sq &sq) {
-    Cq *cq = core_.cqs.find(sq.cqn);
     const std::uint64_t ring = kBasicBlock << sq.wq.log_size;
-    unsigned left = 1U << sq.wq.log_size;
-    while (sq.ci != sq.pi && left-- > 0) {
+    const unsigned most = 1U << sq.wq.log_size;
+    if (!sq.flush_in_error) {
+        sq.ci = sq.pi;
+        return;
+    }
+    for (; sq.ci != sq.pi && core_.work.left(); core_.work.charge(kUnitsPerWqe)) {
+        const unsigned posted = static_cast<std::uint16_t>(sq.pi - sq.ci);
+        if (posted > most) {
+            sq.ci = static_cast<std::uint16_t>(sq.pi - most); // there is no room for more of them
+            continue;
+        }
         std::array<std::uint8_t, 8> head{};
         std::size_t ds = 0;
         if (sq.wq.buf.read(core_, static_cast<std::uint64_t>(sq.ci) * kBasicBlock & (ring - 1),
                            head))
             ds = load_be<std::uint32_t>(head.data() + 4) & MLX5_WQE_CTRL_DS_MASK;
-        const auto blocks =
-            std::max<std::size_t>(1, align_up(ds * kUnit, kBasicBlock) / kBasicBlock);
-        if (sq.flush_in_error && cq != nullptr) {
-            mlx5_err_cqe err{};
-            err.syndrome = static_cast<std::uint8_t>(Syndrome::kFlush);
-            err.s_wqe_opcode_qpn = cpu_to_be32(sq.id);
-            err.wqe_counter = cpu_to_be16(sq.ci);
-            err.op_own = MLX5_CQE_REQ_ERR << 4;
-            mlx5_cqe64 cqe;
-            std::memcpy(&cqe, &err, sizeof(cqe));
-            ++core_.stats.error_cqes;
-            if (!core_.completions.complete(*cq, cqe))
-                cq = nullptr;
+        mlx5_err_cqe err{};
+        err.syndrome = static_cast<std::uint8_t>(Syndrome::kFlush);
+        err.s_wqe_opcode_qpn = cpu_to_be32(sq.id);
+        err.wqe_counter = cpu_to_be16(sq.ci);
+        err.op_own = MLX5_CQE_REQ_ERR << 4;
+        mlx5_cqe64 cqe;
+        std::memcpy(&cqe, &err, sizeof(cqe));
+        ++core_.stats.error_cqes;
+        Cq *cq = core_.cqs.find(sq.cqn);
+        if (cq == nullptr || !core_.completions.complete(*cq, cqe)) {
+            sq.ci = sq.pi;
+            return;
         }
-        const unsigned posted = static_cast<std::uint16_t>(sq.pi - sq.ci);
+        const std::size_t blocks =
+            std::max<std::size_t>(1, align_up(ds * kUnit, kBasicBlock) / kBasicBlock);
         sq.ci = static_cast<std::uint16_t>(sq.ci + std::min<std::size_t>(blocks, posted));
     }
-    sq.ci = sq.pi;
 }
 
 } // namespace connectx

@@ -5,9 +5,9 @@
 
 #include <compare>
 #include <cstdint>
-#include <map>
+#include <deque>
 #include <memory>
-#include <vector>
+#include <utility>
 
 namespace connectx {
 
@@ -27,55 +27,69 @@ enum class Syndrome : std::uint8_t {
     kFlush = 0x05,
 };
 
-/// Firmware objects of one kind, addressed by number. Numbers are handed out rising and reused only
-/// after wrapping round, so that a stale number is more likely to be noticed than to hit a new
-/// object.
+/// Firmware objects of one kind, addressed by number. A number that was freed is used again as late
+/// as possible, so that a stale one is more likely to be noticed than to hit a new object. Finding,
+/// creating and destroying take the same time however many there are.
 template <typename T> class ObjectTable {
   public:
     /// Numbers are first .. first + count - 1.
     ObjectTable(std::uint32_t first, std::uint32_t count) : first_(first), count_(count) {}
 
     [[nodiscard]] T *find(std::uint32_t id) const {
-        auto it = objects_.find(id);
-        return it == objects_.end() ? nullptr : it->second.get();
+        const std::uint32_t index = id - first_;
+        return index < slots_.size() ? slots_[index].get() : nullptr;
     }
 
     /// Null when all numbers are in use. The object's `id` is set.
     T *create() {
-        if (objects_.size() >= count_)
+        auto object = std::make_unique<T>();
+        if (slots_.size() < count_) {
+            object->id = first_ + static_cast<std::uint32_t>(slots_.size());
+            slots_.push_back(std::move(object));
+            return slots_.back().get();
+        }
+        if (freed_.empty())
             return nullptr;
-        while (objects_.contains(first_ + next_))
-            next_ = (next_ + 1) % count_;
-        const std::uint32_t id = first_ + next_;
-        next_ = (next_ + 1) % count_;
-        auto obj = std::make_unique<T>();
-        obj->id = id;
-        T *raw = obj.get();
-        objects_.emplace(id, std::move(obj));
-        return raw;
+        const std::uint32_t index = freed_.front();
+        freed_.pop_front();
+        object->id = first_ + index;
+        slots_[index] = std::move(object);
+        return slots_[index].get();
     }
 
-    bool erase(std::uint32_t id) { return objects_.erase(id) != 0; }
+    bool erase(std::uint32_t id) {
+        if (find(id) == nullptr)
+            return false;
+        slots_[id - first_].reset();
+        freed_.push_back(id - first_);
+        return true;
+    }
     /// One object fewer points to this one; a number that is no object's points nowhere.
     void release(std::uint32_t id) {
         if (T *object = find(id))
             --object->refs;
     }
-    void clear() {
-        objects_.clear();
-        next_ = 0;
+    /// Calls fn(T &) for each, in the order of their numbers.
+    template <typename Fn> void for_each(Fn fn) const {
+        for (const auto &slot : slots_)
+            if (slot)
+                fn(*slot);
     }
-    [[nodiscard]] std::size_t size() const { return objects_.size(); }
+    /// All of them, to be destroyed elsewhere; numbers start anew. Those that are free are null.
+    using Slots = std::deque<std::unique_ptr<T>>;
+    [[nodiscard]] Slots take_all() {
+        freed_.clear();
+        return std::exchange(slots_, {});
+    }
+    [[nodiscard]] std::size_t size() const { return slots_.size() - freed_.size(); }
     [[nodiscard]] std::uint32_t first() const { return first_; }
     [[nodiscard]] std::uint32_t capacity() const { return count_; }
-    auto begin() const { return objects_.begin(); }
-    auto end() const { return objects_.end(); }
 
   private:
     std::uint32_t first_;
     std::uint32_t count_;
-    std::uint32_t next_ = 0;
-    std::map<std::uint32_t, std::unique_ptr<T>> objects_;
+    Slots slots_;                    ///< of the numbers that have ever been in use
+    std::deque<std::uint32_t> freed_; ///< those that are not now, the one freed first in front
 };
 
 } // namespace connectx
