@@ -365,8 +365,7 @@ TEST_F(Receive, AnEmptyQueueStopsNoOther) {
     unsigned index = 0;
     for (const auto &[port, rqn] : {std::pair{1U, empty.id}, {2U, rq.id}})
         d.must(d.fte_request(
-                   table, group, index++,
-                   {{MLX5_IFC_FLOW_DESTINATION_TYPE_TIR, d.create_tir(rqn)}},
+                   table, group, index++, {{MLX5_IFC_FLOW_DESTINATION_TYPE_TIR, d.create_tir(rqn)}},
                    [port = port](Bytes m) {
                        IFC_SET(fte_match_set_lyr_2_4, IFC_AT(fte_match_param, m, outer_headers),
                                udp_dport, port);

@@ -140,7 +140,8 @@ class Secrets : public testing::Test {
         }
         return found;
     }
-    void *window_ = mmap(nullptr, kWindow, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *window_ =
+        mmap(nullptr, kWindow, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 };
 
 TEST_F(Secrets, AreFoundWhereTheyAre) {

@@ -448,11 +448,10 @@ TEST_F(Send, WrongWqesGetAnErrorCompletion) {
 /// A modifier that is not known might ask for anything, also of a WQE that sends nothing.
 TEST_F(Send, OpcodeModifiersAreChecked) {
     const Message frame = d.eth_segments({}, {make_frame({}, pattern(200))});
-    for (const auto &[opcode, segments] :
-         {std::pair<unsigned, Message>{MLX5_OPCODE_NOP, {}},
-          {MLX5_OPCODE_UMR, Message(48 + 64)},
-          {MLX5_OPCODE_SEND, frame},
-          {MLX5_OPCODE_ENHANCED_MPSW, frame}})
+    for (const auto &[opcode, segments] : {std::pair<unsigned, Message>{MLX5_OPCODE_NOP, {}},
+                                           {MLX5_OPCODE_UMR, Message(48 + 64)},
+                                           {MLX5_OPCODE_SEND, frame},
+                                           {MLX5_OPCODE_ENHANCED_MPSW, frame}})
         for (unsigned modifier : {0x01U, 0x7fU, 0xffU}) {
             SCOPED_TRACE(testing::Message() << std::hex << opcode << " " << modifier);
             d.post(sq, modifier << 24 | opcode, segments);

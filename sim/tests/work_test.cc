@@ -118,8 +118,8 @@ TEST_F(Work, AQueueThatIsStoppedWithinAWqe) {
     TestCq cq = d.create_cq(6);
     TestSq sq = d.create_sq(cq, 6);
     d.host.keep_frames = false;
-    const Message wqe = d.eth_segments(
-        {.mss = 1, .inline_header = make_frame({.tcp = true}, {})}, {pattern(60'000)});
+    const Message wqe = d.eth_segments({.mss = 1, .inline_header = make_frame({.tcp = true}, {})},
+                                       {pattern(60'000)});
     for (const bool reset : {false, true}) {
         d.post(sq, MLX5_OPCODE_LSO, wqe, true, false);
         ring(sq);
@@ -179,10 +179,12 @@ TEST_F(Work, VeryManyFlowGroupsOfOneEntry) {
 /// The most different masks that there may be, in table behind table: the frame is given up.
 TEST_F(Work, VeryManyMasks) {
     const auto status = [&](std::uint32_t table, unsigned i) {
-        return execute(d.group_request(table, i, i, [i](Bytes m) {
-                   IFC_SET(fte_match_set_lyr_2_4, IFC_AT(fte_match_param, m, outer_headers),
-                           smac_47_16, i);
-               }))
+        return execute(d.group_request(table, i, i,
+                                       [i](Bytes m) {
+                                           IFC_SET(fte_match_set_lyr_2_4,
+                                                   IFC_AT(fte_match_param, m, outer_headers),
+                                                   smac_47_16, i);
+                                       }))
             .status;
     };
     std::uint32_t next = 0;

@@ -10,7 +10,7 @@ namespace {
 constexpr std::size_t kEqeSize = sizeof(mlx5_eqe);
 constexpr std::uint32_t kCounterMask = 0xffffff;
 constexpr std::size_t kUnitsPerDeadline = 8; // of WorkMeter
-constexpr std::uint8_t kCqOverrun = 1; // syndrome of a CQ_ERROR event
+constexpr std::uint8_t kCqOverrun = 1;       // syndrome of a CQ_ERROR event
 
 } // namespace
 

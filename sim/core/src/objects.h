@@ -303,8 +303,8 @@ struct Fte {
     MemoryBudget::Share share;
 };
 
-/// All entries of a table whose groups have the same mask, so that one search finds the one to take:
-/// what a frame costs depends on how many masks there are, not on how many groups or entries.
+/// All entries of a table whose groups have the same mask, so that one search finds the one to
+/// take: what a frame costs depends on how many masks there are, not on how many groups or entries.
 struct Matcher {
     unsigned groups = 0;
     std::map<MatchWords, std::set<std::uint32_t>> flows; ///< masked value to flow indices

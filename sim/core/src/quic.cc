@@ -12,7 +12,7 @@ namespace {
 
 constexpr unsigned kMaxPnOffset = 2047;   // what the segment's field holds
 constexpr unsigned kMaxLsoSegments = 512; // several times what Linux puts into one send
-constexpr std::size_t kBytesSealed = 32; // in a unit of WorkMeter, by the slowest cipher
+constexpr std::size_t kBytesSealed = 32;  // in a unit of WorkMeter, by the slowest cipher
 constexpr std::size_t kPrepareKeys = 20;
 constexpr std::size_t kIpv4Header = 20;
 constexpr std::size_t kIpv6Header = 40;

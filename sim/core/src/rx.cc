@@ -74,8 +74,8 @@ void RxEngine::loopback(ConstBytes frame) {
 void RxEngine::run() {
     // Those that arrive meanwhile have their turn in the next run: they may go on without end.
     const bool was_full = !can_receive();
-    for (std::size_t left = arrivals_.size();
-         left > 0 && !arrivals_.empty() && core_.work.left(); --left) {
+    for (std::size_t left = arrivals_.size(); left > 0 && !arrivals_.empty() && core_.work.left();
+         --left) {
         const std::vector<std::uint8_t> frame = std::move(arrivals_.front());
         arrivals_.pop_front();
         dispatch(frame, true);
@@ -91,8 +91,11 @@ void RxEngine::reset() {
 }
 
 void RxEngine::drop_arrivals() {
+    const bool was_full = !can_receive();
     core_.stats.rx_dropped += arrivals_.size();
     arrivals_.clear();
+    if (was_full)
+        core_.host.rx_ready();
 }
 
 void RxEngine::count_no_buffer(const Rq &rq) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Memory that keys may be in: command messages, mailboxes, WQEs. It is overwritten before it is given
-// back, whichever way that comes about.
+// Memory that keys may be in: command messages, mailboxes, WQEs. It is overwritten before it is
+// given back, whichever way that comes about.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,7 @@ void wipe(std::span<std::uint8_t> memory);
 template <typename T> struct WipingAllocator {
     using value_type = T;
     WipingAllocator() = default;
-    template <typename U>
-    explicit WipingAllocator(const WipingAllocator<U> & /*other*/) {}
+    template <typename U> explicit WipingAllocator(const WipingAllocator<U> & /*other*/) {}
     T *allocate(std::size_t n) { return std::allocator<T>{}.allocate(n); }
     void deallocate(T *p, std::size_t n) {
         wipe({reinterpret_cast<std::uint8_t *>(p), n * sizeof(T)});

@@ -15,8 +15,8 @@ constexpr unsigned kSupportedActions =
     MLX5_FLOW_CONTEXT_ACTION_FWD_DEST | MLX5_FLOW_CONTEXT_ACTION_COUNT;
 // A frame that has crossed so many tables goes in circles: miss tables may lead to each other.
 constexpr unsigned kMaxHops = 256;
-// Different masks that the groups of one table may have, and of how many of them one frame is looked
-// at, over all tables that it crosses.
+// Different masks that the groups of one table may have, and of how many of them one frame is
+// looked at, over all tables that it crosses.
 constexpr std::size_t kMaxMasks = 4096;
 constexpr unsigned kMaxSearches = 1U << 14;
 constexpr std::size_t kMaxCopies = 64;
@@ -175,8 +175,8 @@ MatchWords known_bits() {
 
 MatchWords outer_headers(ConstBytes match_param) {
     MatchWords words;
-    std::memcpy(words.data(),
-                match_param.data() + IFC_BYTE_OFF(fte_match_param, outer_headers), sizeof(words));
+    std::memcpy(words.data(), match_param.data() + IFC_BYTE_OFF(fte_match_param, outer_headers),
+                sizeof(words));
     return words;
 }
 
@@ -466,8 +466,8 @@ CommandStatus query_flow_counter(Core &core, const Command &cmd) {
     return kOk;
 }
 
-/// The frame's own header fields in the shape of match parameters; what is added here has to be added
-/// to known_bits().
+/// The frame's own header fields in the shape of match parameters; what is added here has to be
+/// added to known_bits().
 void fill_match_value(ConstBytes frame, const PacketInfo &info, MatchWords &value) {
     value.fill(0);
     const Bytes h(reinterpret_cast<std::uint8_t *>(value.data()), sizeof(value));
@@ -550,8 +550,7 @@ const Fte *Steering::match(const FlowTable &table, const MatchWords &value, unsi
         core_.work.charge(2 + std::bit_width(matcher.flows.size()));
         const auto same = matcher.flows.find(masked(value, mask));
         // A lower index goes before, in the order of groups too.
-        if (same != matcher.flows.end() &&
-            (first == nullptr || *same->second.begin() < *first))
+        if (same != matcher.flows.end() && (first == nullptr || *same->second.begin() < *first))
             first = &*same->second.begin();
     }
     return first == nullptr ? nullptr : &table.entries.at(*first);

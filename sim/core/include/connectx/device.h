@@ -87,9 +87,9 @@ class Core;
 
 /// One call at a time. What the host does for a call (see Host) may lead back here, as a guest can
 /// aim DMA, interrupt messages or the frames of a second adapter at this one. Such an inner call
-/// changes nothing that the outer one works at: registers and the vendor-specific capability read as
-/// zero, writes to them are ignored, a frame waits, set_link() and reset() take effect in the next
-/// run(), which is asked for, and inject_fault() fails.
+/// changes nothing that the outer one works at: registers and the vendor-specific capability read
+/// as zero, writes to them are ignored, a frame waits, set_link() and reset() take effect in the
+/// next run(), which is asked for, and inject_fault() fails.
 class Device {
   public:
     Device(Host &host, const Config &config);
@@ -112,8 +112,8 @@ class Device {
     /// frame should be kept and offered again after Host::rx_ready(). wire_rx() may be called all
     /// the same.
     [[nodiscard]] bool can_receive() const;
-    /// A frame without FCS has arrived. False: it was dropped because there was no room. For want of
-    /// a receive buffer a frame is dropped too, but counted by its queue.
+    /// A frame without FCS has arrived. False: it was dropped because there was no room. For want
+    /// of a receive buffer a frame is dropped too, but counted by its queue.
     bool wire_rx(std::span<const std::uint8_t> frame);
     /// The cable was plugged or pulled.
     void set_link(bool up);

@@ -88,7 +88,7 @@ template <typename T> class ObjectTable {
   private:
     std::uint32_t first_;
     std::uint32_t count_;
-    Slots slots_;                    ///< of the numbers that have ever been in use
+    Slots slots_;                     ///< of the numbers that have ever been in use
     std::deque<std::uint32_t> freed_; ///< those that are not now, the one freed first in front
 };
 
