@@ -75,6 +75,11 @@ bool mlx5e_quic_handle_tx_skb(struct net_device *netdev,
 	 */
 	if (unlikely(!quic || xfrm_offload(skb)))
 		goto drop;
+	/* The device encrypts what is behind the UDP header, which must still be
+	 * what sendmsg() put there.
+	 */
+	if (unlikely(payload != ext->len))
+		goto drop;
 	sa = udp_crypto_ext_sa(dev_net(netdev), ext);
 	if (unlikely(!sa)) {
 		reason = SKB_DROP_REASON_UDP_CRYPTO_NO_SA;
