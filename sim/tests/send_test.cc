@@ -351,6 +351,70 @@ TEST_F(Send, UmrRewritesTheTranslation) {
     EXPECT_EQ(expect_error(), Syndrome::kLocalProt);
 }
 
+/// A key that is made of pieces of another one, as AF_XDP's frames are: read across its pieces, and
+/// moved by UMR. It may not be made of such keys.
+TEST_F(Send, KeyMadeOfPieces) {
+    constexpr unsigned kLogPiece = 10;
+    const auto create = [&](unsigned mode, const std::vector<std::uint64_t> &entries,
+                            unsigned log_piece) {
+        auto mk = request(MLX5_CMD_OP_CREATE_MKEY, IFC_BYTES(create_mkey_in) + entries.size() * 8);
+        const Bytes mkc = IFC_AT(create_mkey_in, Bytes(mk), memory_key_mkey_entry);
+        IFC_SET(mkc, mkc, access_mode_1_0, mode);
+        IFC_SET(mkc, mkc, umr_en, 1);
+        IFC_SET(mkc, mkc, lr, 1);
+        IFC_SET(mkc, mkc, pd, d.pd);
+        IFC_SET(mkc, mkc, translations_octword_size, static_cast<unsigned>(entries.size() / 2));
+        IFC_SET(create_mkey_in, Bytes(mk), translations_octword_actual_size,
+                static_cast<unsigned>(entries.size() / 2));
+        IFC_SET(mkc, mkc, log_page_size, log_piece);
+        IFC_SET64(mkc, mkc, len, entries.size() / 2 << log_piece);
+        for (std::size_t i = 0; i < entries.size(); ++i)
+            store_be<std::uint64_t>(mk.data() + IFC_BYTES(create_mkey_in) + i * 8, entries[i]);
+        return IFC_GET(create_mkey_out, ConstBytes(d.must(mk, IFC_BYTES(create_mkey_out))),
+                       mkey_index)
+               << 8;
+    };
+    const std::uint64_t memory = d.host.alloc(16384);
+    const Frame f = make_frame({}, pattern(1500 - 42));
+    std::copy_n(f.begin(), 1000, d.host.at(memory) + 5000 + 24);
+    std::copy(f.begin() + 1000, f.end(), d.host.at(memory) + 333);
+    const std::uint32_t key =
+        create(MLX5_MKC_ACCESS_MODE_KSM, {d.lkey, memory + 5000, d.lkey, memory + 333}, kLogPiece);
+    const auto send = [&](std::uint32_t with, std::uint64_t at, unsigned size = 1500) {
+        Message seg = d.eth_segments({}, {});
+        Message s(16);
+        store_be<std::uint32_t>(s.data(), size);
+        store_be<std::uint32_t>(s.data() + 4, with);
+        store_be<std::uint64_t>(s.data() + 8, at);
+        seg.insert(seg.end(), s.begin(), s.end());
+        d.post(sq, MLX5_OPCODE_SEND, seg);
+    };
+    send(key, 24);
+    ASSERT_EQ(d.host.wire.size(), 1U);
+    EXPECT_EQ(d.host.wire[0], f);
+    expect_done(MLX5_OPCODE_SEND);
+    // Its second piece is moved, without regard to any page.
+    std::copy(f.begin() + 1000, f.end(), d.host.at(memory) + 9001);
+    std::fill_n(d.host.at(memory) + 333, 500, 0);
+    Message seg(48 + 64 + 16);
+    seg[0] = MLX5_UMR_INLINE | MLX5_UMR_TRANSLATION_OFFSET_EN;
+    store_be<std::uint16_t>(seg.data() + 4, 1);
+    store_be<std::uint16_t>(seg.data() + 6, 1);
+    store_be<std::uint32_t>(seg.data() + 48 + 64 + 4, d.lkey);
+    store_be<std::uint64_t>(seg.data() + 48 + 64 + 8, memory + 9001);
+    const auto pc = sq.pc;
+    d.post(sq, MLX5_OPCODE_UMR, seg, true, false);
+    d.host.put<std::uint32_t>(sq.ring.entry(pc) + 12, key);
+    d.doorbell(sq, pc);
+    expect_done(MLX5_OPCODE_UMR);
+    send(key, 24);
+    ASSERT_EQ(d.host.wire.size(), 2U);
+    EXPECT_EQ(d.host.wire[1], f);
+    expect_done(MLX5_OPCODE_SEND);
+    send(create(MLX5_MKC_ACCESS_MODE_KSM, {key, 0, key, 0}, kLogPiece), 24);
+    EXPECT_EQ(expect_error(), Syndrome::kLocalProt);
+}
+
 TEST_F(Send, WrongWqesGetAnErrorCompletion) {
     const Frame f = make_frame({}, pattern(200));
     struct Case {

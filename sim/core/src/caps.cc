@@ -65,6 +65,8 @@ void fill_general(Bytes cap, const Config &config) {
     SET(log_max_klm_list_size, 18);
     SET(max_indirection, 1);
     SET(umr_ptr_rlky, 1);
+    SET(fixed_buffer_size, 1); // keys made of pieces of others (KSM)
+    SET(hca_cap_2, 1);
 
     // Work queues
     SET(log_max_qp, 5); // RDMA queue pairs: the smallest the driver's arithmetic accepts
@@ -109,6 +111,7 @@ void fill_general(Bytes cap, const Config &config) {
 
 void fill_general_2(Bytes cap) {
     IFC_SET(cmd_hca_cap_2, cap, ts_cqe_metadata_size2wqe_counter, kLogPortTimestampIds);
+    IFC_SET(cmd_hca_cap_2, cap, log_min_mkey_entity_size, kLogMinMkeyEntity);
 }
 
 void fill_ethernet(Bytes cap, const Config &config) {

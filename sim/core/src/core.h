@@ -378,6 +378,12 @@ class Memory {
     [[nodiscard]] Mkey *find(std::uint32_t lkey) const;
 
   private:
+    template <typename Span>
+    const Mkey *permits(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Span data,
+                        bool write) const;
+    template <typename Span, typename Op>
+    Syndrome access_direct(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Span data,
+                           bool write, Op op);
     template <typename Span, typename Op>
     Syndrome access(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Span data, bool write,
                     Op op);

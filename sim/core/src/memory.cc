@@ -38,18 +38,27 @@ Mkey *Memory::find(std::uint32_t lkey) const {
     return mkey != nullptr && mkey->key == (lkey & 0xff) ? mkey : nullptr;
 }
 
-template <typename Span, typename Op>
-Syndrome Memory::access(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Span data,
-                        bool write, Op op) {
+/// The key itself: whether it permits the access, and where in its translations `addr` is.
+template <typename Span>
+const Mkey *Memory::permits(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Span data,
+                            bool write) const {
     const Mkey *mkey = find(lkey);
     if (mkey == nullptr || mkey->free || mkey->pd != pd ||
         !(write ? mkey->local_write : mkey->local_read))
+        return nullptr;
+    if (!mkey->length64 && (addr < mkey->start || addr - mkey->start > mkey->length ||
+                            data.size() > mkey->length - (addr - mkey->start)))
+        return nullptr;
+    return mkey;
+}
+
+/// A key that leads straight to memory.
+template <typename Span, typename Op>
+Syndrome Memory::access_direct(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Span data,
+                               bool write, Op op) {
+    const Mkey *mkey = permits(lkey, pd, addr, data, write);
+    if (mkey == nullptr || mkey->access_mode == MLX5_MKC_ACCESS_MODE_KSM)
         return Syndrome::kLocalProt;
-    if (!mkey->length64) {
-        if (addr < mkey->start || addr - mkey->start > mkey->length ||
-            data.size() > mkey->length - (addr - mkey->start))
-            return Syndrome::kLocalProt;
-    }
     if (mkey->access_mode == MLX5_MKC_ACCESS_MODE_PA)
         return op(GuestAddr{addr}, data) ? Syndrome::kOk : Syndrome::kLocalProt;
 
@@ -66,6 +75,40 @@ Syndrome Memory::access(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr
         offset += n;
     }
     return Syndrome::kOk;
+}
+
+/// One that may be made of pieces of others, all of the same size: they are direct ones
+/// (max_indirection is 1).
+template <typename Span, typename Op>
+Syndrome Memory::access(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Span data,
+                        bool write, Op op) {
+    const Mkey *mkey = find(lkey);
+    if (mkey == nullptr || mkey->access_mode != MLX5_MKC_ACCESS_MODE_KSM)
+        return access_direct(lkey, pd, addr, data, write, op);
+    if (permits(lkey, pd, addr, data, write) == nullptr)
+        return Syndrome::kLocalProt;
+    std::uint64_t offset = addr - mkey->start;
+    const std::uint64_t piece = 1ULL << mkey->page_shift;
+    while (!data.empty()) {
+        const std::uint64_t index = (offset >> mkey->page_shift) * 2;
+        const std::uint64_t in_piece = offset & (piece - 1);
+        const std::size_t n = std::min<std::uint64_t>(data.size(), piece - in_piece);
+        if (index >= mkey->mtt.size())
+            return Syndrome::kLocalProt;
+        const Syndrome result =
+            access_direct(static_cast<std::uint32_t>(mkey->mtt[index]), pd,
+                          mkey->mtt[index + 1] + in_piece, data.first(n), write, op);
+        if (result != Syndrome::kOk)
+            return result;
+        data = data.subspan(n);
+        offset += n;
+    }
+    return Syndrome::kOk;
+}
+
+std::uint64_t Mkey::translation(std::uint64_t as_given) const {
+    return access_mode == MLX5_MKC_ACCESS_MODE_KSM ? as_given
+                                                   : as_given & ~((1ULL << page_shift) - 1);
 }
 
 Syndrome Memory::read(std::uint32_t lkey, std::uint32_t pd, std::uint64_t addr, Bytes dst) {
@@ -145,7 +188,8 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
     const ConstBytes mkc = IFC_AT(create_mkey_in, cmd.in, memory_key_mkey_entry);
     const unsigned mode =
         IFC_GET(mkc, mkc, access_mode_4_2) << 2 | IFC_GET(mkc, mkc, access_mode_1_0);
-    if (mode != MLX5_MKC_ACCESS_MODE_PA && mode != MLX5_MKC_ACCESS_MODE_MTT)
+    if (mode != MLX5_MKC_ACCESS_MODE_PA && mode != MLX5_MKC_ACCESS_MODE_MTT &&
+        mode != MLX5_MKC_ACCESS_MODE_KSM)
         return bad_param(0x210);
     if (IFC_GET(create_mkey_in, cmd.in, mkey_umem_valid) != 0 || IFC_GET(mkc, mkc, bsf_en) != 0)
         return bad_param(0x211);
@@ -156,13 +200,13 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
     std::vector<std::uint64_t> mtt;
     MemoryBudget::Share share;
     unsigned page_shift = 12;
-    if (mode == MLX5_MKC_ACCESS_MODE_MTT) {
+    if (mode != MLX5_MKC_ACCESS_MODE_PA) {
         const std::size_t octwords = IFC_GET(mkc, mkc, translations_octword_size);
         const std::size_t given = IFC_GET(create_mkey_in, cmd.in, translations_octword_actual_size);
         page_shift = IFC_GET(mkc, mkc, log_page_size);
         if (octwords > kMaxTranslationOctwords || given > octwords)
             return limit_exceeded(0x213);
-        if (page_shift < 12 || page_shift > 31)
+        if (page_shift < kLogMinMkeyEntity || page_shift > 31)
             return bad_param(0x214);
         const ConstBytes list = IFC_AT(create_mkey_in, cmd.in, klm_pas_mtt);
         if (given * 16 > list.size())
@@ -172,7 +216,7 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
         core.work.charge_bytes(octwords * 16, kAddressBytes);
         mtt.resize(octwords * 2);
         for (std::size_t i = 0; i < given * 2; ++i)
-            mtt[i] = load_be<std::uint64_t>(list.data() + i * 8) & ~((1ULL << page_shift) - 1);
+            mtt[i] = load_be<std::uint64_t>(list.data() + i * 8);
     }
     Mkey *mkey = core.mkeys.create();
     if (mkey == nullptr)
@@ -188,6 +232,8 @@ CommandStatus create_mkey(Core &core, const Command &cmd) {
     mkey->start = IFC_GET64(mkc, mkc, start_addr);
     mkey->length = IFC_GET64(mkc, mkc, len);
     mkey->page_shift = page_shift;
+    for (std::uint64_t &entry : mtt)
+        entry = mkey->translation(entry);
     mkey->mtt = std::move(mtt);
     mkey->share = std::move(share);
     mkey->context.assign(mkc.begin(), mkc.begin() + IFC_BYTES(mkc));

@@ -156,6 +156,9 @@ struct Cq {
     std::uint64_t deadline_ns = UINT64_MAX;
 };
 
+/// The smallest page or piece that a memory key is made of.
+constexpr unsigned kLogMinMkeyEntity = 10;
+
 struct Mkey {
     static constexpr bool kHasContext = true;
     std::uint32_t id = 0; ///< index, the upper 24 bits of the key
@@ -171,7 +174,8 @@ struct Mkey {
     std::uint64_t start = 0;
     std::uint64_t length = 0;
     unsigned page_shift = 12;
-    std::vector<std::uint64_t> mtt; ///< page addresses, bits below the page size masked off
+    /// Page addresses, bits below the page size masked off; with KSM a key and an address by turns.
+    std::vector<std::uint64_t> mtt;
     MemoryBudget::Share share;
     std::vector<std::uint8_t> context; ///< as given, for QUERY_MKEY
 
@@ -180,6 +184,8 @@ struct Mkey {
         units -= std::min(units, mtt.size() / kFreed);
         return true;
     }
+    /// What is kept of an entry of the translations.
+    [[nodiscard]] std::uint64_t translation(std::uint64_t as_given) const;
 };
 
 enum class QueueState : std::uint8_t { kReset = 0, kReady = 1, kError = 3 };

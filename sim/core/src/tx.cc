@@ -621,7 +621,7 @@ Syndrome TxEngine::umr(Sq &sq, const Wqe &wqe) {
     const auto uctrl = segment<mlx5_wqe_umr_ctrl_seg>(wqe.raw, kCtrl);
     Mkey *mkey = core_.memory.find(be32_to_cpu(ctrl.umr_mkey));
     if (mkey == nullptr || !mkey->umr_en || mkey->pd != sq.wq.pd ||
-        mkey->access_mode != MLX5_MKC_ACCESS_MODE_MTT)
+        mkey->access_mode == MLX5_MKC_ACCESS_MODE_PA)
         return Syndrome::kLocalProt;
     constexpr unsigned kFlags = MLX5_UMR_INLINE | MLX5_UMR_TRANSLATION_OFFSET_EN;
     if ((uctrl.flags & MLX5_UMR_INLINE) == 0 || (uctrl.flags & ~kFlags) != 0 ||
@@ -638,8 +638,8 @@ Syndrome TxEngine::umr(Sq &sq, const Wqe &wqe) {
     if (first > mkey->mtt.size() || count > mkey->mtt.size() - first)
         return Syndrome::kLocalProt;
     for (std::size_t i = 0; i < count; ++i)
-        mkey->mtt[first + i] = load_be<std::uint64_t>(wqe.raw.data() + kEntries + i * 8) &
-                               ~((1ULL << mkey->page_shift) - 1);
+        mkey->mtt[first + i] =
+            mkey->translation(load_be<std::uint64_t>(wqe.raw.data() + kEntries + i * 8));
     if ((be64_to_cpu(uctrl.mkey_mask) & MLX5_MKEY_MASK_FREE) != 0) {
         const std::uint8_t status = wqe.raw[kCtrl + sizeof(mlx5_wqe_umr_ctrl_seg)];
         mkey->free = (status & MLX5_MKEY_STATUS_FREE) != 0;
