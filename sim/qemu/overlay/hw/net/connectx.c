@@ -204,6 +204,9 @@ static uint64_t connectx_mmio_ops_read(void *opaque, hwaddr addr, unsigned size)
     ConnectxState *s = opaque;
     uint64_t value = 0;
 
+    if (!s->dev) {
+        return UINT64_MAX; /* unplugged while a processor was on its way here */
+    }
     connectx_mmio_read(s->dev, addr, &value, size);
     return le64_to_cpu(value);
 }
@@ -218,6 +221,9 @@ static void connectx_mmio_ops_write(void *opaque, hwaddr addr, uint64_t value, u
 {
     ConnectxState *s = opaque;
 
+    if (!s->dev) {
+        return;
+    }
     value = cpu_to_le64(value);
     if (s->in_doorbell) {
         connectx_mmio_write(s->dev, addr, &value, size);
@@ -473,7 +479,7 @@ static void connectx_realize(PCIDevice *pci, Error **errp)
                      &s->bar);
     if (msix_init(pci, s->msix_vectors, &s->bar, 0, CONNECTX_MSIX_TABLE_OFFSET, &s->bar, 0,
                   CONNECTX_MSIX_PBA_OFFSET, 0, errp) < 0) {
-        goto fail;
+        goto fail_bar;
     }
     for (unsigned i = 0; i < s->msix_vectors; i++) {
         msix_vector_use(pci, i);
@@ -532,6 +538,8 @@ static void connectx_realize(PCIDevice *pci, Error **errp)
 
 fail_msix:
     msix_uninit(pci, &s->bar, &s->bar);
+fail_bar:
+    memory_region_del_subregion(&s->bar, &s->mmio);
 fail:
     if (s->dev) {
         connectx_free(s->dev);
@@ -551,6 +559,8 @@ static void connectx_exit(PCIDevice *pci)
         pcie_cap_exit(pci);
     }
     msix_uninit(pci, &s->bar, &s->bar);
+    /* A region inside of another holds its owner, which is this device: it would never be finalized. */
+    memory_region_del_subregion(&s->bar, &s->mmio);
     connectx_free(s->dev);
     s->dev = NULL;
     timer_free(s->timer);
