@@ -10,6 +10,7 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <liburing.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -490,6 +491,84 @@ TEST_F(Secrets, NetlinkRequestsLeaveNothingBehind) {
     }
     EXPECT_GT(scan_memory(pointers)[0], 0U) << "the scan is blind";
     EXPECT_EQ(netlink.request(UDP_CRYPTO_CMD_SA_FLUSH).error, 0);
+    const std::vector<unsigned> after = scan_until_gone(pointers);
+    for (std::size_t i = 0; i < after.size(); ++i)
+        EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of request "
+                                << i / 2 << " is still in memory";
+}
+
+// Keys that come by way of io_uring: with a send from its worker, with one that does not copy, and
+// as a socket option.
+TEST_F(Secrets, IoUringLeavesNothingBehind) {
+    constexpr unsigned kSetsockopt = 3; // SOCKET_URING_OP_SETSOCKOPT; liburing 2.3 lacks it
+    std::random_device seed;
+    std::vector<Secret> secrets;
+    for (int i = 0; i < 6; ++i)
+        secrets.emplace_back((std::uint64_t{seed()} << 32) | seed());
+    std::vector<const Secret *> pointers;
+    for (const Secret &secret : secrets)
+        pointers.push_back(&secret);
+    Loopback loopback(Family::kIpv4, true);
+    const int fd = loopback.sender.get();
+    const PacketShape shape{};
+    io_uring ring{};
+    ASSERT_EQ(::io_uring_queue_init(4, &ring, 0), 0);
+    const auto reveal = [](const Secret &secret, std::uint8_t *to) {
+        std::uint8_t bytes[kSecret];
+        secret.reveal(bytes);
+        std::memcpy(to, bytes, kSecret);
+        ::explicit_bzero(bytes, sizeof(bytes));
+    };
+    const auto complete = [&](io_uring_sqe *sqe) {
+        ::io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+        EXPECT_EQ(::io_uring_submit(&ring), 1);
+        int result = 0;
+        for (bool more = true, first = true; more; first = false) {
+            io_uring_cqe *cqe = nullptr;
+            EXPECT_EQ(::io_uring_wait_cqe(&ring, &cqe), 0);
+            if (first)
+                result = cqe->res;
+            more = (cqe->flags & IORING_CQE_F_MORE) != 0;
+            ::io_uring_cqe_seen(&ring, cqe);
+        }
+        ::explicit_bzero(page_, 4096);
+        clear_vector_registers();
+        return result;
+    };
+    for (const std::size_t i : {0U, 1U}) {
+        const Bytes plain = make_packet(shape, i, 1000);
+        auto *crypto = inline_message(shape);
+        crypto->crypto.pn = i;
+        crypto->keys.cipher = UDP_QUIC_CIPHER_AES_256_GCM;
+        reveal(secrets[2 * i], crypto->keys.key);
+        reveal(secrets[2 * i + 1], crypto->keys.hp_key);
+        iovec data{const_cast<std::uint8_t *>(plain.data()), plain.size()};
+        msghdr header{};
+        header.msg_iov = &data;
+        header.msg_iovlen = 1;
+        header.msg_control = page_;
+        header.msg_controllen = CMSG_SPACE(sizeof(struct udp_quic_crypto_inline));
+        io_uring_sqe *sqe = ::io_uring_get_sqe(&ring);
+        if (i == 0)
+            ::io_uring_prep_sendmsg(sqe, fd, &header, 0);
+        else
+            ::io_uring_prep_sendmsg_zc(sqe, fd, &header, 0);
+        EXPECT_EQ(complete(sqe), 1000);
+        ASSERT_TRUE(receive(loopback.receiver.get()).has_value());
+    }
+    auto *sa = reinterpret_cast<struct udp_crypto_sa *>(page_);
+    sa->req = request(UDP_CRYPTO_OP_ADD_SA, 1);
+    sa->keys.cipher = UDP_QUIC_CIPHER_AES_256_GCM;
+    reveal(secrets[4], sa->keys.key);
+    reveal(secrets[5], sa->keys.hp_key);
+    io_uring_sqe *sqe = ::io_uring_get_sqe(&ring);
+    ::io_uring_prep_rw(IORING_OP_URING_CMD, sqe, fd, nullptr, 0, kSetsockopt);
+    sqe->addr = SOL_UDP | std::uint64_t{UDP_CRYPTO_STATE} << 32;
+    sqe->file_index = sizeof(*sa);
+    sqe->addr3 = reinterpret_cast<std::uintptr_t>(page_);
+    EXPECT_EQ(complete(sqe), 0);
+    EXPECT_EQ(del_sa(fd, 1), 0);
+    ::io_uring_queue_exit(&ring);
     const std::vector<unsigned> after = scan_until_gone(pointers);
     for (std::size_t i = 0; i < after.size(); ++i)
         EXPECT_EQ(after[i], 0U) << (i % 2 ? "header protection" : "packet") << " key of request "
