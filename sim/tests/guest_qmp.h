@@ -39,8 +39,6 @@ class Qmp {
         return execute(R"({"execute":"qom-get","arguments":{"path":"/machine/peripheral/)" + nic +
                        R"(","property":"model-state"}})");
     }
-
-  private:
     /// Sends one command and gives back its reply; events in between are skipped.
     std::string execute(const std::string &command) {
         const std::string line = command + "\r\n";
@@ -66,6 +64,7 @@ class Qmp {
         }
     }
 
+  private:
     int fd_ = -1;
     std::string input_;
 };

@@ -263,8 +263,10 @@ Flow::Flow(const NetNamespace &from_ns, const NetNamespace &to_ns, const Address
 
 ssize_t Flow::send_form(const Form &form) {
     std::vector<Bytes> packets;
-    for (unsigned i = 0; i < form.packets; ++i)
-        packets.push_back(make_packet(shape(), next_pn_ + i, size_));
+    for (unsigned i = 0; i < form.packets; ++i) {
+        const bool shorter = form.last_shorter && i + 1 == form.packets;
+        packets.push_back(make_packet(shape(), next_pn_ + i, shorter ? size_ - 1 : size_));
+    }
     const Bytes data = form.tag_room ? join_with_tag_room(packets) : join_packets(packets);
     const Bytes untouched = data;
     const std::uint16_t flags = form.tag_room ? UDP_QUIC_CRYPTO_F_TAG_ROOM : 0;

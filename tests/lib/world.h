@@ -95,6 +95,7 @@ class Flow {
         bool zerocopy = false;
         bool inline_keys = false;
         unsigned packets = 1; // more than 1: GSO
+        bool last_shorter = false;
     };
     // Sends single packets until the offloading device has taken one: it gets to know an SA by its
     // first packets.

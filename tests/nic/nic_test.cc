@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 
 #include "guest_qmp.h"
+#include "guest_xdp.h"
 #include "nic.h"
 
 namespace quic_test {
@@ -189,6 +190,51 @@ TEST(Offload, IsOnFromTheStartAndCanBeSwitched) {
     EXPECT_EQ(state_of(flow.sender(), 1), std::uint32_t{UDP_CRYPTO_SA_SOFTWARE});
 }
 
+// mlx5 takes batches by NETIF_F_GSO_PARTIAL: those whose last packet is as long as the others in
+// one piece, others in two. Without it the stack cuts them. tests/nic/guest looks at lengths and
+// checksums on the wire.
+TEST(Offload, BatchesWithAndWithoutGsoPartial) {
+    World world(Wire::kConnectx);
+    for (const auto &[ns, device, address] :
+         {std::tuple{&world.a, "va", "10.1.7.1/24"}, std::tuple{&world.b, "vb", "10.1.7.2/24"}})
+        ns->command(std::string("ip link add link ") + device +
+                    " name vlan7 type vlan id 7; ip link set vlan7 up; ip addr add " + address +
+                    " dev vlan7");
+    world.listen(); // to the new devices too
+    const auto batches = [&](const char *to) {
+        const Address address = std::string(to).find(':') == std::string::npos ? Address::v4(to, 0)
+                                                                               : Address::v6(to, 0);
+        Flow flow(world.a, world.b, address);
+        settle(flow);
+        flow.set_size(984); // 64 of them with their tags are a datagram
+        for (const unsigned packets : {2U, 40U, 64U})
+            for (const bool last_shorter : {false, true})
+                for (const bool inline_keys : {false, true})
+                    EXPECT_GT(flow.send_form({.inline_keys = inline_keys,
+                                              .packets = packets,
+                                              .last_shorter = last_shorter}),
+                              0);
+        flow.expect_all_arrive();
+    };
+    for (const char *state : {"off", "on"}) {
+        SCOPED_TRACE(state);
+        world.a.command(std::string("ethtool -K va tx-gso-partial ") + state);
+        const std::uint64_t descriptors = counter(world, "tx_tso_packets");
+        for (const char *to : {"10.1.1.2", "fd01::2", "10.1.7.2"})
+            batches(to);
+        // Whether the device was given batches at all
+        if (std::string(state) == "on")
+            EXPECT_EQ(counter(world, "tx_tso_packets") - descriptors, 3U * 10)
+                << "of two packets the shorter one is alone";
+        else
+            EXPECT_EQ(counter(world, "tx_tso_packets") - descriptors, 0U);
+    }
+    EXPECT_EQ(world.count_a("TxSoftware"), 0U);
+    EXPECT_EQ(counter(world, "tx_quic_dropped"), 0U);
+    EXPECT_EQ(counter(world, "quic_dev_wqe_errors"), 0U);
+    world.expect_clean();
+}
+
 // --- life cycle under traffic -----------------------------------------------------------------
 
 struct Event {
@@ -262,6 +308,22 @@ struct Outage {
 };
 std::ostream &operator<<(std::ostream &out, const Outage &outage) { return out << outage.name; }
 
+// The device leaves the machine, as somebody pulls it out, and another like it comes.
+void unplug_and_plug(const std::string &pci) {
+    auto &qmp = connectx::guest::qmp();
+    const auto good = [](const std::string &reply) {
+        return reply.find("\"return\"") != std::string::npos;
+    };
+    std::string reply = qmp.execute(R"({"execute":"device_del","arguments":{"id":"nic0"}})");
+    ASSERT_TRUE(good(reply)) << reply;
+    // Until the guest has let it go QEMU shows it, and answers questions about it.
+    ASSERT_TRUE(eventually([&] { return !good(qmp.model_state("nic0")); })) << "still there";
+    EXPECT_NE(::access(("/sys/bus/pci/devices/" + pci).c_str(), F_OK), 0);
+    reply = qmp.execute(R"({"execute":"device_add","arguments":{"driver":"connectx","id":"nic0",)"
+                        R"("bus":"port0","netdev":"wire0","mac":"02:00:00:00:00:01"}})");
+    ASSERT_TRUE(good(reply)) << reply;
+}
+
 const Outage kOutages[] = {
     {"UnbindAndBind",
      [](const std::string &pci) {
@@ -277,6 +339,12 @@ const Outage kOutages[] = {
     {"FirmwareReset", [](const std::string &) { inject("reset"); }},
     {"FunctionLevelReset",
      [](const std::string &pci) { write_file("/sys/bus/pci/devices/" + pci + "/reset", "1"); }},
+    {"RemoveAndRescan",
+     [](const std::string &pci) {
+         write_file("/sys/bus/pci/devices/" + pci + "/remove", "1");
+         write_file("/sys/bus/pci/rescan", "1");
+     }},
+    {"UnplugAndPlug", unplug_and_plug},
 };
 
 class Recovery : public testing::TestWithParam<Outage> {};
@@ -906,6 +974,71 @@ TEST(OnTop, BondTakesSoftware) {
     flow.send_all_forms(2);
     flow.expect_all_arrive();
     EXPECT_EQ(world.count_a("TxSoftware"), flow.sent());
+    world.expect_clean();
+}
+
+// XDP comes and goes at both ends under traffic; then a socket of AF_XDP has one of the queues, for
+// its own frames, from its own memory.
+TEST(OnTop, XdpAndItsSockets) {
+    using namespace connectx::guest;
+    World world(Wire::kConnectx);
+    Flow flow(world.a, world.b, quic_test::Address::v4("10.1.1.2", 0));
+    settle(flow);
+    const auto attach = [](const NetNamespace &ns, const char *device, const XdpProgram &program) {
+        const InNamespace inside(ns);
+        Descriptor link = program.attach(::if_nametoindex(device));
+        EXPECT_GE(link.get(), 0) << strerror(errno);
+        return link;
+    };
+    const XdpProgram pass(xdp::verdict(XDP_PASS));
+    for (const auto &[ns, device] : {std::pair{&world.a, "va"}, std::pair{&world.b, "vb"}}) {
+        SCOPED_TRACE(device);
+        Traffic traffic(flow);
+        for (unsigned round = 0; round < 3; ++round) {
+            traffic.go_on();
+            const Descriptor link = attach(*ns, device, pass);
+            traffic.go_on();
+        }
+        traffic.stop();
+        expect_flows_on(flow);
+    }
+    {
+        Traffic traffic(flow);
+        SocketMap map;
+        const XdpProgram to_socket(xdp::to_socket(map.fd()));
+        const Descriptor link = attach(world.a, "va", to_socket);
+        const InNamespace inside(world.a);
+        XdpSocket socket(4096, false);
+        ASSERT_EQ(socket.bind(::if_nametoindex("va"), 0, true), 0);
+        ASSERT_EQ(map.set(0, socket), 0);
+        UniqueFd far;
+        world.b.run([&] {
+            far = UniqueFd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(xdp::kOut)));
+        });
+        Bytes frame(1000, 0x5a);
+        const std::uint8_t header[]{
+            2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, xdp::kOut >> 8, xdp::kOut & 0xff};
+        std::ranges::copy(header, frame.begin());
+        for (unsigned i = 0; i < 200; ++i) {
+            frame[20] = static_cast<std::uint8_t>(i);
+            // Until carrier is there again a frame may be lost.
+            std::optional<Bytes> got;
+            for (unsigned attempt = 0; attempt < 50 && !got; ++attempt) {
+                socket.send(frame);
+                got = receive(far.get(), std::chrono::milliseconds(200));
+            }
+            ASSERT_EQ(got, frame) << i;
+        }
+        EXPECT_TRUE(socket.all_sent(5000));
+        traffic.go_on();
+        traffic.stop();
+        expect_flows_on(flow);
+    }
+    settle(flow);
+    EXPECT_EQ(flow.duplicates(), 0U);
+    EXPECT_EQ(counter(world, "quic_dev_wqe_errors"), 0U);
+    EXPECT_EQ(counter(world, "tx_cqe_err"), 0U);
+    EXPECT_NE(qmp().model_state("nic0").find("unknown 0"), std::string::npos);
     world.expect_clean();
 }
 
