@@ -12,3 +12,4 @@
 . "$ROOT/scripts/userspace.sh"
 . "$ROOT/scripts/sim.sh"
 . "$ROOT/scripts/qemu.sh"
+. "$ROOT/scripts/test-tools.sh"

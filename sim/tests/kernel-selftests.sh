@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kernel-selftests.sh KERNEL KERNEL-SOURCE BUILD-FOLDER LOG [PROGRAM...]
+# kernel-selftests.sh [--cpus N] KERNEL KERNEL-SOURCE BUILD-FOLDER LOG [PROGRAM...]
 # The kernel's own tests of network drivers (tools/testing/selftests/drivers/net), unchanged, in a guest
 # with one ConnectX model under test and another as the remote end. docs/connectx-model.md says which
 # programs there are and why the others do not apply.
-# Inside of the guest it calls itself as: kernel-selftests.sh --guest FOLDER PROGRAM...
+# Inside of the guest it calls itself as: kernel-selftests.sh --guest FOLDER TOOLS PROGRAM...
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -64,8 +64,8 @@ checksums() {
 }
 
 in_guest() {
-    local folder=$1 program status failed=0 near='' far='' device
-    shift
+    local folder=$1 tools=$2 program status failed=0 near='' far='' device
+    shift 2
     for device in /sys/class/net/*; do
         [[ -f $device/address ]] || continue
         case $(<"$device/address") in
@@ -79,8 +79,9 @@ in_guest() {
     addresses "$near" "$far"
     export NETIF=$near LOCAL_V4=192.0.2.1 REMOTE_V4=192.0.2.2 LOCAL_V6=2001:db8::1 REMOTE_V6=2001:db8::2
     export REMOTE_TYPE=netns REMOTE_ARGS=far PYTHONDONTWRITEBYTECODE=1 REMOTE_IF=$far
-    # Debian's Python, which has its yaml.
-    export PATH=/usr/bin:$PATH
+    # Newer tools, and Debian's Python, which has its yaml.
+    export PATH=$tools:/usr/bin:$PATH
+    ethtool -K "$near" ntuple on
     for program; do
         echo "== $program"
         status=0
@@ -108,6 +109,14 @@ if [[ ${1-} = --guest ]]; then
     exit
 fi
 
+. "$here/../../scripts/parts.sh"
+test_tools_ensure
+tools=$(readlink -f "$BUILD/test-tools")/bin
+cpus=2
+if [[ $1 = --cpus ]]; then
+    cpus=$2
+    shift 2
+fi
 kernel=$1 source=$2 build=$3 log=$4
 shift 4
 (($#)) || set -- drivers/net/ping.py drivers/net/queues.py drivers/net/stats.py net/lib/csum
@@ -122,5 +131,5 @@ cp -r "$source/tools/testing/selftests/drivers/net" "$build/tools/testing/selfte
 cp -r "$source/tools/net/ynl" "$build/tools/net/"
 cp -r "$source/Documentation/netlink/specs" "$build/Documentation/netlink/"
 gcc -O2 -I "$source/tools/testing/selftests" -o "$build/tools/testing/selftests/net/lib/csum" "$source/tools/testing/selftests/net/lib/csum.c"
-SIM_TIMEOUT=900 "$here/guest-traffic.sh" --faults "$kernel" "$here/kernel-selftests.sh" "$log" \
-    --guest "$build/tools/testing/selftests" "$@"
+SIM_TIMEOUT=900 "$here/guest-traffic.sh" --faults --cpus "$cpus" "$kernel" "$here/kernel-selftests.sh" "$log" \
+    --guest "$build/tools/testing/selftests" "$tools" "$@"
