@@ -1,23 +1,31 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# guest-traffic.sh [--faults] [--start-fault SPEC] [--nic OPTIONS] [--wire hub|dgram|tap] KERNEL TEST-PROGRAM LOG [GTEST-ARGUMENT...]
+# guest-traffic.sh [OPTION]... KERNEL TEST-PROGRAM LOG [GTEST-ARGUMENT...]
 # Runs the guest tests with two ConnectX models on one wire, then has tshark check every frame that
 # crossed it: IPv4, TCP and UDP checksums. The one frame that CorruptedFramesAreNoticed spoils on
 # purpose (UDP port 12345 to 9999) is expected, and must be there if that test ran.
-# With --faults the driver may complain, and the wire is not looked at; --start-fault gives the first
-# device a fault before the guest starts, --nic both of them properties (`,ipsec=on`). The wire is a hub inside of QEMU, or a pair of datagram sockets,
-# or two tap devices in a bridge, in a network namespace of their own.
+#   --faults              the driver may complain, and the wire is not looked at
+#   --start-fault SPEC    gives the first device a fault before the guest starts
+#   --wire hub|dgram|tap  a hub inside of QEMU (default), a pair of datagram sockets, or two tap devices in a
+#                         bridge, in a network namespace of their own
+#   --nic OPTIONS         of both devices, as ,ipsec=on
+#   --device OPTIONS      of the first device, as msix-vectors=8,queues=64
+#   --cpus N              processors of the guest (default 2)
+#   --iommu               the devices are behind an IOMMU that forgets a mapping as soon as it is undone
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd -P)
-faults='' start_fault='' nic='' wire=hub
+faults='' nic='' device='' wire=hub cpus=2 iommu=()
 while [[ ${1-} = --* ]]; do
     case $1 in
     --faults) faults=1 ;;
-    --start-fault) faults=1 start_fault=",x-fault=${2//,/,,}"; shift ;;
     --nic) nic=$2; shift ;;
+    --start-fault) faults=1 device+=",x-fault=${2//,/,,}"; shift ;;
     --wire) wire=$2; shift ;;
+    --device) device+=",$2"; shift ;;
+    --cpus) cpus=$2; shift ;;
+    --iommu) iommu=(--append 'intel_iommu=on iommu.passthrough=0 iommu.strict=1' --qemu-arg -device --qemu-arg intel-iommu) ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
     esac
     shift
@@ -55,7 +63,7 @@ esac
 dump=(--qemu-arg -object --qemu-arg "filter-dump,id=dump,netdev=wire0,file=$capture,maxlen=65535")
 [[ -z ${SIM_LONG_STREAM_MIB-} ]] || dump=() # too much to keep
 status=0
-"${inside[@]}" "$root/run" vm --kernel "$kernel" --nic none --cpus 2 --memory 2048 --timeout "${SIM_TIMEOUT:-1500}" --log "$log" \
+"${inside[@]}" "$root/run" vm --kernel "$kernel" --nic none --cpus "$cpus" "${iommu[@]}" --memory 2048 --timeout "${SIM_TIMEOUT:-1500}" --log "$log" \
     ${SIM_LONG_STREAM_MIB:+--env SIM_LONG_STREAM_MIB="$SIM_LONG_STREAM_MIB"} --env SIM_SENT="$sent" --env SIM_STREAM_MIB="${SIM_STREAM_MIB:-16}" --env SIM_RELOADS="${SIM_RELOADS:-5}" \
     --qemu-arg -chardev --qemu-arg "socket,id=qmp,path=$sockets/qmp,server=on,wait=off" \
     --qemu-arg -mon --qemu-arg chardev=qmp,mode=control \
@@ -64,11 +72,16 @@ status=0
     --qemu-arg -netdev --qemu-arg "${wires[0]}" --qemu-arg -netdev --qemu-arg "${wires[1]}" \
     --qemu-arg -device --qemu-arg pcie-root-port,id=port0,chassis=1 \
     --qemu-arg -device --qemu-arg pcie-root-port,id=port1,chassis=2 \
-    --qemu-arg -device --qemu-arg "connectx,id=nic0,bus=port0,netdev=wire0,mac=02:00:00:00:00:01$nic$start_fault" \
+    --qemu-arg -device --qemu-arg "connectx,id=nic0,bus=port0,netdev=wire0,mac=02:00:00:00:00:01$nic$device" \
     --qemu-arg -device --qemu-arg "connectx,id=nic1,bus=port1,netdev=wire1,mac=02:00:00:00:00:02$nic" \
     "${dump[@]}" \
     -- "$program" "$@" || status=$?
 ((status == 0)) || exit "$status"
+# What the IOMMU and the kernel's own books say of a device that reads or writes what is not its own any more.
+if grep -aE 'DMAR: .*[Ff]ault|DMA-API: .*(device driver|overlapping)' "$log"; then
+    echo "a device used memory that was not mapped for it; kernel log: $log" >&2
+    exit 1
+fi
 if [[ -n $faults ]]; then
     rm -f "$capture"
     exit 0

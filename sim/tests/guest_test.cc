@@ -2,8 +2,10 @@
 //
 // Runs in a guest that has two ConnectX models on one wire, as root. The driver is the kernel's own
 // mlx5; each test is about one thing it does with the device.
-#include "guest_nic.h"
+#include "guest_qmp.h"
+#include "guest_xdp.h"
 
+#include <atomic>
 #include <cstdio>
 #include <sys/utsname.h>
 
@@ -489,6 +491,158 @@ TEST_F(Nic, WholePackets) {
     close(raw);
     MUST("ip link del v9");
     MUST("ip -n far link del v9");
+}
+
+/// How many objects of one kind the model of the near device holds.
+unsigned long objects(const std::string &kind) {
+    const std::string state = qmp().model_state("nic0");
+    std::smatch m;
+    return std::regex_search(state, m, std::regex("[ n]" + kind + " ([0-9]+)")) ? std::stoul(m[1])
+                                                                                : 0;
+}
+
+/// Further hash tables, each with receive rules of its own: rules find them, the number of channels
+/// and the key change while they exist, and they go in any order, or with the driver.
+TEST_F(Nic, RssContexts) {
+    if (std::thread::hardware_concurrency() < 2)
+        GTEST_SKIP() << "needs two processors";
+    constexpr unsigned kContexts = 15; // mlx5 has room for 16, with the main one
+    run(ethtool(kNear, "-L " + near_ + " combined 2"));
+    MUST(ethtool(kNear, "-K " + near_ + " ntuple on"));
+    MUST(ethtool(kNear, "-X " + near_ + " equal 1")); // all else goes to queue 0
+    ASSERT_TRUE(wait_for_link());
+    const unsigned long tirs = objects("tirs");
+    const unsigned long rqts = objects("rqts");
+    EXPECT_GT(tirs, 0U);
+    const auto add = [] {
+        const Result r = run(ethtool(kNear, "-X " + near_ + " context new start 1 equal 1"));
+        EXPECT_EQ(r.status, 0) << r.output;
+        std::smatch m;
+        return std::regex_search(r.output, m, std::regex("is ([0-9]+)"))
+                   ? static_cast<unsigned>(std::stoul(m[1]))
+                   : 0U;
+    };
+    std::vector<unsigned> contexts;
+    for (unsigned i = 0; i < kContexts; ++i)
+        contexts.push_back(add());
+    EXPECT_GT(objects("rqts"), rqts);
+    EXPECT_NE(run(ethtool(kNear, "-X " + near_ + " context new")).status, 0);
+    // A rule that leads to the first and one to the last of them.
+    const auto expect_queue = [](const std::string &action, unsigned queue) {
+        const unsigned port = next_port() + 1; // the port the next call takes
+        MUST(ethtool(kNear, "-N " + near_ + " flow-type udp4 dst-port " + std::to_string(port) +
+                                " " + action + " loc 3"));
+        const std::string counter = "rx" + std::to_string(queue) + "_packets";
+        const auto before = stat(kNear, counter);
+        udp(kFar, false, 200);
+        EXPECT_GT(stat(kNear, counter), before) << action;
+        MUST(ethtool(kNear, "-N " + near_ + " delete 3"));
+    };
+    for (const unsigned context : {contexts.front(), contexts.back()})
+        expect_queue("context " + std::to_string(context), 1);
+    MUST(ethtool(kNear,
+                 "-X " + near_ + " context " + std::to_string(contexts.front()) + " weight 1 0"));
+    expect_queue("context " + std::to_string(contexts.front()), 0);
+    // The channels cannot be fewer than the tables name.
+    EXPECT_NE(run(ethtool(kNear, "-L " + near_ + " combined 1")).status, 0);
+    expect_queue("context " + std::to_string(contexts.back()), 1);
+    // Other keys for all of them while a stream runs.
+    std::atomic<bool> done = false;
+    std::thread traffic([&] {
+        while (!done)
+            both_ways(1 << 18);
+    });
+    const std::string shown = run(ethtool(kNear, "-x " + near_)).output;
+    std::smatch key;
+    ASSERT_TRUE(std::regex_search(shown, key, std::regex("([0-9a-f]{2}(:[0-9a-f]{2})+)")));
+    std::string other = key[1].str();
+    std::swap(other[0], other[1]);
+    for (const std::string &k : {other, key[1].str()}) {
+        MUST(ethtool(kNear, "-X " + near_ + " hkey " + k));
+        MUST(ethtool(kNear,
+                     "-X " + near_ + " context " + std::to_string(contexts[5]) + " hkey " + k));
+    }
+    done = true;
+    traffic.join();
+    // One that a rule uses stays; the others go, from the middle outwards.
+    MUST(ethtool(kNear, "-N " + near_ + " flow-type udp4 dst-port 9 context " +
+                            std::to_string(contexts.back()) + " loc 4"));
+    EXPECT_NE(run(ethtool(kNear, "-X " + near_ + " context " + std::to_string(contexts.back()) +
+                                     " delete"))
+                  .status,
+              0);
+    MUST(ethtool(kNear, "-N " + near_ + " delete 4"));
+    for (unsigned i = 0; i < kContexts; ++i) {
+        const unsigned at = i % 2 == 0 ? kContexts / 2 + i / 2 : kContexts / 2 - 1 - i / 2;
+        MUST(
+            ethtool(kNear, "-X " + near_ + " context " + std::to_string(contexts[at]) + " delete"));
+    }
+    EXPECT_EQ(objects("tirs"), tirs);
+    EXPECT_EQ(objects("rqts"), rqts);
+    // With contexts there the driver goes, and comes back without.
+    add();
+    add();
+    MUST(ethtool(kNear, "-X " + near_ + " equal 2"));
+    const std::string pci =
+        std::filesystem::canonical("/sys/class/net/" + near_ + "/device").filename();
+    MUST("devlink dev reload pci/" + pci);
+    near_ = device_of("02:00:00:00:00:01");
+    configure();
+    ASSERT_TRUE(wait_for_link());
+    EXPECT_EQ(objects("tirs"), tirs);
+    EXPECT_EQ(objects("rqts"), rqts);
+    both_ways(1 << 18);
+}
+
+/// With fewer interrupts or queues than processors the driver makes do with fewer channels; a
+/// program for which there are not enough queues is refused, and all goes on as before.
+TEST_F(Nic, FewerVectorsThanProcessors) {
+    const unsigned cpus = std::thread::hardware_concurrency();
+    const auto channels = [] {
+        const std::string text = run(ethtool(kNear, "-l " + near_)).output;
+        const std::size_t now = text.find("Current");
+        std::smatch m;
+        const std::string rest = now == std::string::npos ? text : text.substr(now);
+        return std::regex_search(rest, m, std::regex("Combined:\\s+([0-9]+)"))
+                   ? static_cast<unsigned>(std::stoul(m[1]))
+                   : 0U;
+    };
+    const unsigned at_first = channels();
+    std::cout << cpus << " processors, " << at_first << " channels\n";
+    EXPECT_GE(at_first, 1U);
+    EXPECT_LE(at_first, cpus);
+    both_ways(1 << 20);
+    {
+        const XdpProgram pass(xdp::verdict(XDP_PASS));
+        const Descriptor link = pass.attach(if_nametoindex(near_.c_str()));
+        std::cout << "XDP: " << (link.get() >= 0 ? "attached" : strerror(errno)) << "\n";
+        EXPECT_EQ(channels(), at_first);
+        ASSERT_TRUE(wait_for_link());
+        both_ways(1 << 20);
+    }
+    ASSERT_TRUE(wait_for_link());
+    EXPECT_EQ(channels(), at_first);
+    // Processors go and come while there is traffic.
+    if (cpus > 1) {
+        std::atomic<bool> done = false;
+        std::thread traffic([&] {
+            while (!done)
+                both_ways(1 << 18);
+        });
+        for (const unsigned cpu : {cpus - 1, cpus / 2})
+            for (const char *online : {"0", "1"})
+                if (cpu > 0)
+                    MUST("echo " + std::string(online) + " > /sys/devices/system/cpu/cpu" +
+                         std::to_string(cpu) + "/online");
+        done = true;
+        traffic.join();
+    }
+    both_ways(1 << 20);
+    for (const unsigned n : {1U, at_first}) {
+        MUST(ethtool(kNear, "-L " + near_ + " combined " + std::to_string(n)));
+        ASSERT_TRUE(wait_for_link());
+        both_ways(1 << 18);
+    }
 }
 
 TEST_F(Nic, AdministrativelyDownAndUp) {
