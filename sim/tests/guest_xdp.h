@@ -91,7 +91,7 @@ constexpr std::uint16_t kIn = 0x88b5;
 constexpr std::uint16_t kOut = 0x88b6;
 
 constexpr bpf_insn op(unsigned code, unsigned dst = 0, unsigned src = 0, int off = 0, int imm = 0) {
-    return {static_cast<__u8>(code), static_cast<__u8>(dst), static_cast<__u8>(src),
+    return {static_cast<__u8>(code), static_cast<__u8>(dst & 0xf), static_cast<__u8>(src & 0xf),
             static_cast<__s16>(off), imm};
 }
 constexpr bpf_insn set(unsigned dst, int imm) {
