@@ -29,8 +29,13 @@ struct Address {
     }
 
     int family() const { return any.sa_family; }
-    bool operator==(const Address &other) const {
-        return length == other.length && std::memcmp(&storage, &other.storage, length) == 0;
+    bool operator==(const Address &other) const { return is(&other.any, other.length); }
+    bool operator<(const Address &other) const {
+        return length != other.length ? length < other.length
+                                      : std::memcmp(&storage, &other.storage, length) < 0;
+    }
+    bool is(const sockaddr *address, socklen_t address_length) const {
+        return length == address_length && std::memcmp(&any, address, address_length) == 0;
     }
     // "192.0.2.1:443", "[2001:db8::1]:443"
     std::string to_string() const;

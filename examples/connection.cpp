@@ -390,10 +390,8 @@ void Connection::send_close_packet() {
                    Address(path->remote.addr, path->remote.addrlen), 0, close_packet_);
 }
 
-ngtcp2_ssize Connection::write_datagram(std::span<std::uint8_t> space, Datagram &datagram,
-                                        std::uint64_t now) {
-    ngtcp2_path_storage path;
-    ngtcp2_path_storage_zero(&path);
+ngtcp2_ssize Connection::write_datagram(std::span<std::uint8_t> space, ngtcp2_path &path,
+                                        Datagram &datagram, std::uint64_t now) {
     ngtcp2_pkt_info info{};
     const std::size_t room = std::min(space.size(), ngtcp2_conn_get_max_tx_udp_payload_size(conn_));
 
@@ -409,24 +407,23 @@ ngtcp2_ssize Connection::write_datagram(std::span<std::uint8_t> space, Datagram 
         ngtcp2_ssize taken = -1;
         WriteScope scope(protection_, space.data());
         const ngtcp2_ssize length = ngtcp2_conn_writev_stream(
-            conn_, &path.path, &info, space.data(), room, &taken, flags, pending.stream_id,
+            conn_, &path, &info, space.data(), room, &taken, flags, pending.stream_id,
             reinterpret_cast<const ngtcp2_vec *>(pending.data.data()), pending.data.size(), now);
 
-        if (length == NGTCP2_ERR_STREAM_DATA_BLOCKED) {
-            http_->on_blocked(pending.stream_id);
-            continue;
-        }
-        if (length == NGTCP2_ERR_STREAM_SHUT_WR || length == NGTCP2_ERR_STREAM_NOT_FOUND) {
-            http_->on_write_shut(pending.stream_id);
+        if (length == NGTCP2_ERR_STREAM_DATA_BLOCKED || length == NGTCP2_ERR_STREAM_SHUT_WR ||
+            length == NGTCP2_ERR_STREAM_NOT_FOUND) {
+            if (const int rc = http_->settle(); rc != 0)
+                return http(rc);
+            if (length == NGTCP2_ERR_STREAM_DATA_BLOCKED)
+                http_->on_blocked(pending.stream_id);
+            else
+                http_->on_write_shut(pending.stream_id);
             continue;
         }
         if (length < 0 && length != NGTCP2_ERR_WRITE_MORE)
             return length;
         if (taken >= 0)
-            if (const int rc =
-                    http_->on_written(pending.stream_id, static_cast<std::size_t>(taken));
-                rc != 0)
-                return http(rc);
+            http_->on_written(static_cast<std::size_t>(taken));
         if (length == NGTCP2_ERR_WRITE_MORE)
             continue;
         if (length == 0)
@@ -434,12 +431,10 @@ ngtcp2_ssize Connection::write_datagram(std::span<std::uint8_t> space, Datagram 
 
         WrittenDatagram written = scope.take();
         datagram.length = static_cast<std::size_t>(length);
-        datagram.local = Address(path.path.local.addr, path.path.local.addrlen);
-        datagram.remote = Address(path.path.remote.addr, path.path.remote.addrlen);
+        datagram.path = path;
         datagram.ecn = static_cast<std::uint8_t>(info.ecn);
         datagram.plaintext = std::move(written.plaintext);
         datagram.batchable = datagram.length <= ngtcp2_conn_get_path_max_tx_udp_payload_size(conn_);
-        datagram.endpoint = static_cast<Endpoint *>(path.path.user_data);
         if (written.has_long_header) {
             ++services_.stats.long_header_datagrams;
             services_.stats.coalesced += written.one_rtt_packets;
@@ -474,17 +469,21 @@ Connection::Verdict Connection::write() {
     const auto space = buffer->bytes();
     std::size_t used = 0;
     ngtcp2_ssize length = 0;
+    ngtcp2_path_storage path;
+    ngtcp2_path_storage_zero(&path);
     // Behind the datagrams written here there are none waiting.
     while (used + max_length <= space.size() && used < quantum) {
         Datagram datagram;
         datagram.offset = used;
-        length = write_datagram(space.subspan(used), datagram, now);
+        length = write_datagram(space.subspan(used), path.path, datagram, now);
         if (length <= 0)
             break;
         used += static_cast<std::size_t>(length);
         if (waiting_.empty() || !waiting_.back().append(datagram))
             waiting_.emplace_back(buffer, datagram, services_.options.max_batch_packets);
     }
+    if (http_ && length >= 0)
+        length = http(http_->settle()) == 0 ? length : NGTCP2_ERR_CALLBACK_FAILURE;
     wants_write_ = length > 0;
     send_waiting();
     if (length < 0)

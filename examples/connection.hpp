@@ -115,9 +115,10 @@ class Connection {
     void send_close_packet();
     // False: the socket is full.
     bool send_waiting();
-    // Writes one datagram into @space. 0: nothing to send now. Negative: an ngtcp2 error.
-    ngtcp2_ssize write_datagram(std::span<std::uint8_t> space, Datagram &datagram,
-                                std::uint64_t now);
+    // Writes one datagram into @space, and where it goes into @path. 0: nothing to send now.
+    // Negative: an ngtcp2 error.
+    ngtcp2_ssize write_datagram(std::span<std::uint8_t> space, ngtcp2_path &path,
+                                Datagram &datagram, std::uint64_t now);
     void maybe_update_key(std::uint64_t now);
 
     Services services_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "content.hpp"
 
+#include "mapped_file.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -17,51 +19,43 @@ namespace quic_server {
 
 namespace {
 
-class FileBody : public Body {
-  public:
-    FileBody(int fd, std::uint64_t length) : fd_(fd), length_(length) {}
-    ~FileBody() override { close(fd_); }
-    FileBody(const FileBody &) = delete;
-    FileBody &operator=(const FileBody &) = delete;
-
-    std::uint64_t length() const override { return length_; }
-    std::optional<std::size_t> read(std::span<std::uint8_t> buffer) override {
-        const std::size_t want = std::min<std::uint64_t>(buffer.size(), length_ - position_);
-        std::size_t done = 0;
-        while (done < want) {
-            const ssize_t n =
-                pread(fd_, buffer.data() + done, want - done, static_cast<off_t>(position_ + done));
-            if (n < 0 && errno == EINTR)
-                continue;
-            if (n <= 0) // an error, or the file has become shorter than was announced
-                return std::nullopt;
-            done += static_cast<std::size_t>(n);
-        }
-        position_ += done;
-        return done;
-    }
-
-  private:
-    int fd_;
-    std::uint64_t length_;
-    std::uint64_t position_ = 0;
-};
-
 class TextBody : public Body {
   public:
     explicit TextBody(std::string text) : text_(std::move(text)) {}
-    std::uint64_t length() const override { return text_.size(); }
-    std::optional<std::size_t> read(std::span<std::uint8_t> buffer) override {
-        const std::size_t n = std::min(buffer.size(), text_.size() - position_);
-        std::copy_n(text_.begin() + static_cast<std::ptrdiff_t>(position_), n, buffer.begin());
-        position_ += n;
-        return n;
+    std::span<const std::uint8_t> bytes() const override {
+        return {reinterpret_cast<const std::uint8_t *>(text_.data()), text_.size()};
     }
 
   private:
     std::string text_;
-    std::size_t position_ = 0;
 };
+
+// A file of some size, as its pages in the page cache.
+class FileBody : public Body {
+  public:
+    explicit FileBody(MappedFile file) : file_(std::move(file)) {}
+    std::span<const std::uint8_t> bytes() const override { return file_.bytes(); }
+    bool prepare(std::size_t offset, std::size_t length) override {
+        return file_.populate(offset, length);
+    }
+
+  private:
+    MappedFile file_;
+};
+
+// Below this, reading a file costs less than mapping and unmapping it.
+constexpr std::size_t kMapThreshold = 64 * 1024;
+
+// Nothing: it cannot be read, or has become shorter than @length meanwhile.
+std::unique_ptr<Body> make_file_body(int fd, std::size_t length) {
+    if (length >= kMapThreshold) {
+        auto file = MappedFile::map(fd, length);
+        return file ? std::make_unique<FileBody>(std::move(*file)) : nullptr;
+    }
+    std::string text(length, '\0');
+    const ssize_t n = pread(fd, text.data(), length, 0);
+    return n == static_cast<ssize_t>(length) ? make_text_body(std::move(text)) : nullptr;
+}
 
 int hex_digit(char c) {
     if (c >= '0' && c <= '9')
@@ -156,13 +150,16 @@ Response DocumentRoot::get(std::string_view path) {
     if (fd < 0)
         return error_response(404, "Not found");
     struct stat status {};
-    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
-        close(fd);
-        return error_response(404, "Not found");
-    }
+    const bool is_file = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
     Response response;
+    if (is_file)
+        response.body = make_file_body(fd, static_cast<std::size_t>(status.st_size));
+    close(fd);
+    if (!is_file)
+        return error_response(404, "Not found");
+    if (!response.body)
+        return error_response(500, "Cannot be read");
     response.content_type = content_type_of(*name);
-    response.body = std::make_unique<FileBody>(fd, static_cast<std::uint64_t>(status.st_size));
     return response;
 }
 

@@ -13,13 +13,18 @@
 
 namespace quic_server {
 
-// A response body, read once from front to end.
+// A response body. Its bytes stay where they are as long as the object lives, so that QUIC can send
+// from there, and again when a packet is lost, and nothing is copied apart.
 class Body {
   public:
     virtual ~Body() = default;
-    virtual std::uint64_t length() const = 0;
-    // Fills all of @buffer unless the end is near. Nothing: cannot be read any more.
-    virtual std::optional<std::size_t> read(std::span<std::uint8_t> buffer) = 0;
+    virtual std::span<const std::uint8_t> bytes() const = 0;
+    // Has @length bytes from @offset on in memory. False: they cannot be read any more.
+    virtual bool prepare(std::size_t offset, std::size_t length) {
+        static_cast<void>(offset);
+        static_cast<void>(length);
+        return true;
+    }
 };
 
 struct Response {

@@ -7,12 +7,15 @@
 #include <array>
 #include <cstdio>
 #include <string_view>
+#include <utility>
 
 namespace quic_server {
 
 namespace {
 
-constexpr std::size_t kChunkSize = 64 * 1024;
+// What becomes a DATA frame: long enough that frames cost nothing, and no longer than a disk may
+// take time for.
+constexpr std::size_t kChunkSize = 1024 * 1024;
 
 nghttp3_nv make_header(std::string_view name, std::string_view value) {
     // nghttp3 copies both; its structure just lacks the const.
@@ -40,15 +43,8 @@ struct Http3Session::Stream {
     std::uint64_t received = 0;
     gnutls_hash_hd_t upload_hash = nullptr;
 
-    // The part of the body that the peer has not acknowledged: ngtcp2 sends from here, and again
-    // when it is lost.
-    struct Chunk {
-        std::vector<std::uint8_t> bytes;
-        std::size_t acked = 0;
-    };
     std::unique_ptr<Body> body;
-    std::uint64_t unread = 0;
-    std::deque<Chunk> chunks;
+    std::size_t sent = 0; // of the body, to nghttp3
 };
 
 Http3Session::Http3Session(ngtcp2_conn *conn, ContentSource &content, Stats &stats)
@@ -94,19 +90,6 @@ nghttp3_callbacks Http3Session::make_callbacks() {
     };
     callbacks.end_stream = [](nghttp3_conn *, std::int64_t, void *user, void *stream_user) {
         return static_cast<Http3Session *>(user)->respond(*static_cast<Stream *>(stream_user));
-    };
-    callbacks.acked_stream_data = [](nghttp3_conn *, std::int64_t, std::uint64_t length, void *,
-                                     void *stream_user) {
-        auto *stream = static_cast<Stream *>(stream_user);
-        while (stream && length > 0 && !stream->chunks.empty()) {
-            auto &chunk = stream->chunks.front();
-            const std::size_t n = std::min<std::uint64_t>(length, chunk.bytes.size() - chunk.acked);
-            chunk.acked += n;
-            length -= n;
-            if (chunk.acked == chunk.bytes.size())
-                stream->chunks.pop_front();
-        }
-        return 0;
     };
     callbacks.stream_close = [](nghttp3_conn *, std::int64_t id, std::uint64_t, void *user,
                                 void *) {
@@ -198,7 +181,7 @@ int Http3Session::respond(Stream &stream) {
 int Http3Session::submit(Stream &stream, Response response, bool with_body) {
     ++stats_.responses[response.status];
     const std::string status = std::to_string(response.status);
-    const std::string length = std::to_string(response.body ? response.body->length() : 0);
+    const std::string length = std::to_string(response.body ? response.body->bytes().size() : 0);
     const std::array headers = {
         make_header(":status", status),
         make_header("server", "udp-quic-offload example"),
@@ -211,44 +194,66 @@ int Http3Session::submit(Stream &stream, Response response, bool with_body) {
         auto *self = static_cast<Stream *>(stream_user);
         if (!self || !self->body || count == 0)
             return NGHTTP3_ERR_CALLBACK_FAILURE;
-        std::vector<std::uint8_t> bytes(std::min<std::uint64_t>(kChunkSize, self->unread));
-        const auto n = self->body->read(bytes);
-        if (!n || *n != bytes.size()) {
+        const auto rest = self->body->bytes().subspan(self->sent);
+        const auto chunk = rest.first(std::min(rest.size(), kChunkSize));
+        if (!self->body->prepare(self->sent, chunk.size())) {
             // The promised length cannot be kept: the client gets a RESET_STREAM.
             ngtcp2_conn_shutdown_stream_write(self->session.conn_, self->id,
                                               NGHTTP3_H3_INTERNAL_ERROR);
             return NGHTTP3_ERR_WOULDBLOCK;
         }
-        self->unread -= *n;
-        self->session.stats_.body_bytes_sent += *n;
-        if (self->unread == 0)
+        self->sent += chunk.size();
+        self->session.stats_.body_bytes_sent += chunk.size();
+        if (chunk.size() == rest.size())
             *flags |= NGHTTP3_DATA_FLAG_EOF;
-        if (*n == 0)
+        if (chunk.empty())
             return 0;
-        self->chunks.push_back({std::move(bytes), 0});
-        vectors[0] = {self->chunks.back().bytes.data(), self->chunks.back().bytes.size()};
+        vectors[0] = {const_cast<std::uint8_t *>(chunk.data()),
+                      chunk.size()}; // NOLINT: not written
         return 1;
     };
     stream.body = std::move(response.body);
-    stream.unread = stream.body ? stream.body->length() : 0;
     return nghttp3_conn_submit_response(http_, stream.id, headers.data(), headers.size(),
                                         with_body && stream.body ? &reader : nullptr);
 }
 
 int Http3Session::next(Pending &pending) {
-    int fin = 0;
-    pending = {};
-    const auto count = nghttp3_conn_writev_stream(http_, &pending.stream_id, &fin, vectors_.data(),
-                                                  vectors_.size());
-    if (count < 0)
-        return static_cast<int>(count);
-    pending.fin = fin != 0;
-    pending.data = std::span(vectors_).first(static_cast<std::size_t>(count));
+    const bool used_up = pending_.data.empty() && (!pending_.fin || taken_any_);
+    if (pending_.stream_id < 0 || used_up) {
+        if (const int rc = settle(); rc != 0)
+            return rc;
+        int fin = 0;
+        const auto count = nghttp3_conn_writev_stream(http_, &pending_.stream_id, &fin,
+                                                      vectors_.data(), vectors_.size());
+        if (count < 0)
+            return static_cast<int>(count);
+        pending_.fin = fin != 0;
+        pending_.data = std::span(vectors_).first(static_cast<std::size_t>(count));
+    }
+    pending = pending_;
     return 0;
 }
 
-int Http3Session::on_written(std::int64_t stream_id, std::size_t length) {
-    return nghttp3_conn_add_write_offset(http_, stream_id, length);
+void Http3Session::on_written(std::size_t length) {
+    taken_ += length;
+    taken_any_ = true;
+    while (length > 0) {
+        nghttp3_vec &first =
+            vectors_[static_cast<std::size_t>(pending_.data.data() - vectors_.data())];
+        const std::size_t n = std::min(length, first.len);
+        first.base += n;
+        first.len -= n;
+        length -= n;
+        if (first.len == 0)
+            pending_.data = pending_.data.subspan(1);
+    }
+}
+
+int Http3Session::settle() {
+    const std::int64_t stream_id = std::exchange(pending_, {}).stream_id;
+    const std::size_t taken = std::exchange(taken_, 0);
+    return std::exchange(taken_any_, false) ? nghttp3_conn_add_write_offset(http_, stream_id, taken)
+                                            : 0;
 }
 
 int Http3Session::on_received(std::int64_t stream_id, std::span<const std::uint8_t> data,

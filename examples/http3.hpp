@@ -12,7 +12,6 @@
 #include <ngtcp2/ngtcp2.h>
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <span>
@@ -34,14 +33,17 @@ class Http3Session {
     // Stream data to be sent next.
     struct Pending {
         std::int64_t stream_id = -1; // -1: nothing
-        bool fin = false;
+        bool fin = false;            // its end is the stream's end
         std::span<const nghttp3_vec> data;
     };
     // Negative: an nghttp3 error.
     int next(Pending &pending);
+    // The transport has taken @length bytes of what next() gave. nghttp3 is told of all the packets
+    // of a burst at once: by settle(), which has to be called before anything else is.
+    void on_written(std::size_t length);
+    int settle();
 
     // What the transport tells. Negative: an nghttp3 error, which ends the connection.
-    int on_written(std::int64_t stream_id, std::size_t length);
     int on_received(std::int64_t stream_id, std::span<const std::uint8_t> data, bool fin);
     int on_acked(std::int64_t stream_id, std::uint64_t length);
     int on_closed(std::int64_t stream_id, std::uint64_t error_code);
@@ -65,6 +67,11 @@ class Http3Session {
     Stats &stats_;
     nghttp3_conn *http_ = nullptr;
     std::map<std::int64_t, std::unique_ptr<Stream>> streams_;
+
+    // What nghttp3 wants to be sent, and how much of it the transport has taken.
+    Pending pending_;
+    std::size_t taken_ = 0;
+    bool taken_any_ = false; // the end of a stream alone has no bytes
     std::vector<nghttp3_vec> vectors_;
 };
 

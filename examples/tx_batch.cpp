@@ -37,14 +37,17 @@ std::shared_ptr<TxBuffer> TxBufferPool::get() {
 
 TxBatch::TxBatch(std::shared_ptr<TxBuffer> buffer, const Datagram &first, std::size_t max_packets)
     : buffer_(std::move(buffer)), offset_(first.offset), length_(first.length),
-      gso_size_(first.length), max_packets_(max_packets), endpoint_(first.endpoint),
-      local_(first.local), remote_(first.remote), ecn_(first.ecn), plaintext_(first.plaintext),
-      open_(first.batchable && max_packets > 1) {}
+      gso_size_(first.length), max_packets_(max_packets),
+      endpoint_(static_cast<Endpoint *>(first.path.user_data)),
+      local_(first.path.local.addr, first.path.local.addrlen),
+      remote_(first.path.remote.addr, first.path.remote.addrlen), ecn_(first.ecn),
+      plaintext_(first.plaintext), open_(first.batchable && max_packets > 1) {}
 
 bool TxBatch::append(const Datagram &next) {
     if (!open_ || !next.batchable || next.length > gso_size_ || next.offset != offset_ + length_ ||
-        length_ + next.length > offload::kMaxSendBytes || next.endpoint != endpoint_ ||
-        next.ecn != ecn_ || !(next.remote == remote_) || !(next.local == local_) ||
+        length_ + next.length > offload::kMaxSendBytes || next.path.user_data != endpoint_ ||
+        next.ecn != ecn_ || !remote_.is(next.path.remote.addr, next.path.remote.addrlen) ||
+        !local_.is(next.path.local.addr, next.path.local.addrlen) ||
         next.plaintext.has_value() != plaintext_.has_value())
         return false;
     if (plaintext_ && (next.plaintext->key != plaintext_->key ||

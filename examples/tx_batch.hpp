@@ -7,6 +7,8 @@
 #include "address.hpp"
 #include "packet_protection.hpp"
 
+#include <ngtcp2/ngtcp2.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -48,9 +50,7 @@ class TxBufferPool : public std::enable_shared_from_this<TxBufferPool> {
 struct Datagram {
     std::size_t offset = 0; // in the buffer
     std::size_t length = 0;
-    Endpoint *endpoint = nullptr; // the socket it goes out of
-    Address local;
-    Address remote;
+    ngtcp2_path path{};   // its addresses, and the Endpoint that it goes out of
     std::uint8_t ecn = 0; // the two bits (RFC 3168)
     std::optional<PlaintextPacket> plaintext;
     bool batchable = true; // a path MTU probe is not: the kernel may refuse it
