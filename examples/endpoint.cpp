@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "endpoint.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -16,7 +17,8 @@ namespace quic_server {
 namespace {
 
 constexpr unsigned kReceiveBatch = 32;
-constexpr std::size_t kControlSize = 128; // pktinfo and traffic class
+constexpr std::size_t kControlSize = 128;      // pktinfo and traffic class
+constexpr std::size_t kErrorControlSize = 256; // the same, an error, and whose it is
 // Below this, MSG_ZEROCOPY costs more than the copy it saves (networking/msg_zerocopy.rst).
 constexpr std::size_t kZeroCopyThreshold = 10000;
 
@@ -83,6 +85,24 @@ void read_control(msghdr &message, ReceivedDatagram &datagram) {
     }
 }
 
+// Whether @address, with its port left out, is one of this machine's.
+bool is_ours(Address address) {
+    (address.family() == AF_INET6 ? address.in6.sin6_port : address.in4.sin_port) = 0;
+    const int fd = socket(address.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    const bool ours = fd >= 0 && bind(fd, &address.any, address.length) == 0;
+    close(fd);
+    return ours;
+}
+
+// What to do about an error, with one thing more than the helper can know: a source address that
+// has gone away (an IPv6 privacy address, say) gives EINVAL like a message that is built wrongly,
+// but nothing is wrong with the key, and the address may come back.
+offload::Advice advise(int error, const TxBatch &batch) {
+    if (error == EINVAL && !is_ours(batch.local()))
+        return offload::Advice::kDrop;
+    return offload::advise(error);
+}
+
 // Source address and ECN bits of a datagram to be sent.
 template <typename Control>
 void append_path(Control &control, const Address &local, const Address &remote, std::uint8_t ecn) {
@@ -106,6 +126,38 @@ void append_path(Control &control, const Address &local, const Address &remote, 
 
 } // namespace
 
+// Where recvmmsg() puts datagrams: made once, since it is more than a stack should hold.
+struct Endpoint::ReceiveRing {
+    std::array<std::array<std::uint8_t, kMaxReceive>, kReceiveBatch> buffers;
+    std::array<std::array<std::uint8_t, kControlSize>, kReceiveBatch> controls;
+    std::array<Address, kReceiveBatch> remotes;
+    std::array<iovec, kReceiveBatch> vectors{};
+    std::array<mmsghdr, kReceiveBatch> messages{};
+    unsigned used = kReceiveBatch; // of the messages, by the last call
+
+    ReceiveRing() {
+        for (unsigned i = 0; i < kReceiveBatch; ++i) {
+            vectors[i] = {buffers[i].data(), buffers[i].size()};
+            messages[i].msg_hdr.msg_name = &remotes[i].storage;
+            messages[i].msg_hdr.msg_iov = &vectors[i];
+            messages[i].msg_hdr.msg_iovlen = 1;
+            messages[i].msg_hdr.msg_control = controls[i].data();
+        }
+    }
+
+    // Returns how many datagrams came.
+    int receive(int fd) {
+        for (unsigned i = 0; i < used; ++i) {
+            messages[i].msg_hdr.msg_namelen = sizeof(remotes[i].storage);
+            messages[i].msg_hdr.msg_controllen = controls[i].size();
+        }
+        const int count = recvmmsg(fd, messages.data(), kReceiveBatch, 0, nullptr);
+        // A message that nothing was received into may have been changed nevertheless.
+        used = std::min(kReceiveBatch, static_cast<unsigned>(std::max(count, 0)) + 1);
+        return count;
+    }
+};
+
 std::unique_ptr<Endpoint> Endpoint::open(const Address &address, const EndpointOptions &options,
                                          Stats &stats) {
     const int fd = open_socket(address, options);
@@ -126,40 +178,29 @@ std::unique_ptr<Endpoint> Endpoint::open(const Address &address, const EndpointO
     return endpoint;
 }
 
+Endpoint::Endpoint(int fd, Stats &stats)
+    : fd_(fd), receive_ring_(std::make_unique<ReceiveRing>()), stats_(stats) {}
+
 Endpoint::~Endpoint() { close(fd_); }
 
 bool Endpoint::receive(const std::function<void(const ReceivedDatagram &)> &handler) {
-    // One thread receives at a time, and 300 kB are too much for a stack.
-    static thread_local std::array<std::array<std::uint8_t, kMaxReceive>, kReceiveBatch> buffers;
-    std::array<std::array<std::uint8_t, kControlSize>, kReceiveBatch> controls;
-    std::array<Address, kReceiveBatch> remotes;
-    std::array<iovec, kReceiveBatch> vectors{};
-    std::array<mmsghdr, kReceiveBatch> messages{};
-    for (unsigned i = 0; i < kReceiveBatch; ++i) {
-        vectors[i] = {buffers[i].data(), buffers[i].size()};
-        messages[i].msg_hdr.msg_name = &remotes[i].storage;
-        messages[i].msg_hdr.msg_namelen = sizeof(remotes[i].storage);
-        messages[i].msg_hdr.msg_iov = &vectors[i];
-        messages[i].msg_hdr.msg_iovlen = 1;
-        messages[i].msg_hdr.msg_control = controls[i].data();
-        messages[i].msg_hdr.msg_controllen = controls[i].size();
-    }
     // Errors are those of datagrams sent earlier (ICMP); QUIC does not act on them.
-    const int count = recvmmsg(fd_, messages.data(), kReceiveBatch, 0, nullptr);
+    ReceiveRing &ring = *receive_ring_;
+    const int count = ring.receive(fd_);
     for (int i = 0; i < count; ++i) {
-        msghdr &message = messages[i].msg_hdr;
+        msghdr &message = ring.messages[i].msg_hdr;
+        const std::size_t length = ring.messages[i].msg_len;
         ++stats_.datagrams_received;
-        stats_.bytes_received += messages[i].msg_len;
-        if (message.msg_flags & MSG_TRUNC || messages[i].msg_len == 0) {
+        stats_.bytes_received += length;
+        if (message.msg_flags & MSG_TRUNC || length == 0) {
             ++stats_.datagrams_ignored;
             continue;
         }
         ReceivedDatagram datagram;
         datagram.local = address_;
-        datagram.remote = remotes[i];
-        datagram.remote.length = message.msg_namelen;
+        datagram.remote = Address(&ring.remotes[i].any, message.msg_namelen);
         read_control(message, datagram);
-        datagram.bytes = {buffers[i].data(), messages[i].msg_len};
+        datagram.bytes = {ring.buffers[i].data(), length};
         stats_.ecn_ect_received += datagram.ecn == 1 || datagram.ecn == 2;
         stats_.ecn_ce_received += datagram.ecn == 3;
         handler(datagram);
@@ -199,7 +240,12 @@ int Endpoint::send_once(const TxBatch &batch, KeyForm key_form, bool zerocopy) {
         ++stats_.zerocopy_sends;
         zerocopy_.push_back({batch.buffer()});
     }
-    stats_.bytes_sent += bytes.size();
+    count_sent(batch);
+    return 0;
+}
+
+void Endpoint::count_sent(const TxBatch &batch) {
+    stats_.bytes_sent += batch.bytes().size();
     stats_.datagrams_sent += batch.packets();
     PathCounters &path = batch.plaintext() ? stats_.kernel : stats_.user;
     ++path.sends;
@@ -209,15 +255,13 @@ int Endpoint::send_once(const TxBatch &batch, KeyForm key_form, bool zerocopy) {
     }
     if (batch.plaintext()) {
         path.packets += batch.packets();
-        path.bytes += bytes.size();
+        path.bytes += batch.bytes().size();
     }
-    return 0;
 }
 
-// The kernel will not protect these packets: do it here, and all later ones of that key too. The
-// refused send has used none of the packet numbers.
+// The kernel will not protect these packets: do it here. The refused send has used none of the
+// packet numbers.
 bool Endpoint::step_back(TxBatch &batch, PacketProtection &protection) {
-    batch.plaintext()->key->step_back();
     for (std::size_t i = 0; i < batch.packets(); ++i) {
         const auto packet = batch.packet(i);
         if (!protection.protect_in_user_space(packet, batch.plaintext_of(i)))
@@ -242,7 +286,8 @@ bool Endpoint::send(TxBatch &batch, PacketProtection &protection, KeyForm key_fo
         batch = rest;
     }
 
-    bool zerocopy = use_zerocopy_ && batch.bytes().size() >= kZeroCopyThreshold;
+    bool zerocopy =
+        use_zerocopy_ && batch.plaintext() && batch.bytes().size() >= kZeroCopyThreshold;
     for (;;) {
         const int error = send_once(batch, key_form, zerocopy);
         if (error == 0)
@@ -251,9 +296,9 @@ bool Endpoint::send(TxBatch &batch, PacketProtection &protection, KeyForm key_fo
             ++stats_.sends_blocked;
             return false;
         }
-        ++stats_.send_errors[error];
+        const bool first_time = ++stats_.send_errors[error] == 1;
 
-        switch (offload::advise(error)) {
+        switch (advise(error, batch)) {
         case offload::Advice::kWait:
             return false;
         case offload::Advice::kDrop:
@@ -268,14 +313,18 @@ bool Endpoint::send(TxBatch &batch, PacketProtection &protection, KeyForm key_fo
                 return send(batch, protection, key_form);
             }
             break;
-        case offload::Advice::kUserSpace:
-            if (batch.plaintext() && step_back(batch, protection))
-                continue;
-            break;
         case offload::Advice::kProgramError:
-            std::fprintf(stderr, "sendmsg of %zu packets of %zu bytes: %s\n", batch.packets(),
-                         batch.gso_size(), std::strerror(error));
-            if (batch.plaintext() && step_back(batch, protection))
+            // Once: what follows is counted.
+            if (first_time)
+                std::fprintf(stderr, "sendmsg of %zu packets of %zu bytes: %s\n", batch.packets(),
+                             batch.gso_size(), std::strerror(error));
+            [[fallthrough]];
+        case offload::Advice::kUserSpace:
+            if (!batch.plaintext())
+                break;
+            batch.plaintext()->key->step_back(error);
+            zerocopy = false;
+            if (step_back(batch, protection))
                 continue;
             break;
         }
@@ -305,12 +354,13 @@ void Endpoint::send_raw(const Address &local, const Address &remote, std::uint8_
 }
 
 void Endpoint::read_error_queue() {
+    // An entry is all the completions that have come since the last one was read, as a range.
     for (;;) {
-        std::array<std::uint8_t, 256> control{};
+        alignas(cmsghdr) std::array<std::uint8_t, kErrorControlSize> control;
         msghdr message{};
         message.msg_control = control.data();
         message.msg_controllen = control.size();
-        if (recvmsg(fd_, &message, MSG_ERRQUEUE) < 0)
+        if (recvmsg(fd_, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
             return;
         for (cmsghdr *cmsg = CMSG_FIRSTHDR(&message); cmsg; cmsg = CMSG_NXTHDR(&message, cmsg)) {
             const bool is_error =

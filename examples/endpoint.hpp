@@ -67,18 +67,25 @@ class Endpoint {
     bool has_zerocopy_outstanding() const { return !zerocopy_.empty(); }
 
   private:
-    Endpoint(int fd, Stats &stats) : fd_(fd), stats_(stats) {}
+    struct ReceiveRing;
+
+    Endpoint(int fd, Stats &stats);
     int send_once(const TxBatch &batch, KeyForm key_form, bool zerocopy);
+    void count_sent(const TxBatch &batch);
     bool step_back(TxBatch &batch, PacketProtection &protection);
     void complete_zerocopy(std::uint32_t first, std::uint32_t last, bool copied);
 
     int fd_;
+    std::unique_ptr<ReceiveRing> receive_ring_;
     Stats &stats_;
     Address address_;
     bool gso_ = true;
     bool use_zerocopy_ = false;
 
-    // Buffers the kernel still reads from, by the socket's counter of MSG_ZEROCOPY sends.
+    // Buffers the kernel still reads from, by the socket's counter of MSG_ZEROCOPY sends. Only
+    // sends that the kernel protects are made with MSG_ZEROCOPY: of those, and of no others, it is
+    // known that the counter has counted them when sendmsg() returned bytes, and has not when it
+    // failed.
     struct ZeroCopySend {
         std::shared_ptr<TxBuffer> buffer; // null: completed, but an earlier one is not
     };

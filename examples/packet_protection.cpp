@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 
@@ -33,6 +34,19 @@ TxKey::~TxKey() { ngtcp2_crypto_aead_ctx_free(&aead_ctx_); }
 void TxKey::use_kernel(std::optional<offload::SecurityAssociation> sa) {
     sa_ = std::move(sa);
     in_kernel_ = true;
+    in_user_space_ = 0;
+}
+
+void TxKey::step_back(int error) {
+    constexpr std::uint64_t kAskAgain = 1000;
+    const bool gone = error == ENOENT || error == EACCES || error == EKEYEXPIRED;
+    in_user_space_ = gone ? UINT64_MAX : kAskAgain;
+}
+
+bool TxKey::leave_to_kernel() {
+    if (!in_kernel_ || in_user_space_ == UINT64_MAX)
+        return false;
+    return in_user_space_ == 0 || --in_user_space_ == 0;
 }
 
 bool TxKey::seal(std::span<std::uint8_t> packet, std::size_t header_length, std::uint64_t pn) {
@@ -186,7 +200,7 @@ bool PacketProtection::leave_in_plaintext(const ngtcp2_crypto_aead_ctx *aead_ctx
     const KeyPhase *phase = find_phase(aead_ctx->native_handle);
     // One plaintext packet per datagram: a 1-RTT packet that ngtcp2 put behind a Handshake packet
     // in the same datagram is protected here.
-    if (!phase || !phase->key->in_kernel() || force_user_space_ || header.data() != datagram_)
+    if (!phase || force_user_space_ || header.data() != datagram_ || !phase->key->leave_to_kernel())
         return false;
     const auto pn = offload::packet_number_of_nonce(nonce, phase->key->keys().iv());
     if (!pn)

@@ -60,8 +60,12 @@ class TxKey {
     bool in_kernel() const { return in_kernel_; }
 
     void use_kernel(std::optional<offload::SecurityAssociation> sa);
-    // From now on in user space; the kernel refused this key.
-    void step_back() { in_kernel_ = false; }
+    // The kernel refused this key with errno @error: from now on its packets are protected in user
+    // space. Unless the SA is gone or used up, it may have been the route, and routes change: after
+    // some packets the kernel is asked again.
+    void step_back(int error);
+    // Whether the next packet is left to the kernel.
+    bool leave_to_kernel();
     bool has_sa() const { return sa_.has_value(); }
 
     // Seals @packet, whose last 16 bytes are room for the tag, in place. The key schedule is made
@@ -72,6 +76,7 @@ class TxKey {
     offload::PacketKeys keys_;
     std::optional<offload::SecurityAssociation> sa_;
     bool in_kernel_ = false;
+    std::uint64_t in_user_space_ = 0; // packets still to be protected here; UINT64_MAX: all
     ngtcp2_crypto_aead aead_;
     ngtcp2_crypto_aead_ctx aead_ctx_{};
 };

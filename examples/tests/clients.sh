@@ -374,6 +374,47 @@ if [[ $path = hardware ]]; then
     expectations=('the client tells of its own marks' '.receive.ecn_ect > 0')
     run_case ecn-unmarked download
 
+    # A firewall drops one send in twenty, behind a queue that keeps pages of the server for a tenth of a second: each
+    # completion frees the buffer of its own send, or another packet's bytes would go out.
+    nft 'add table inet wall; add chain inet wall out { type filter hook output priority 0; };
+        add rule inet wall out oifname eth0 udp sport 4400-4499 numgen random mod 20 == 0 counter drop'
+    expectations=('sends are completed, dropped ones too' '.zerocopy.sends > 100 and .zerocopy.sends == .zerocopy.completions'
+        'no send fails' '.send.errors == {} and .send.stepped_back_packets == 0')
+    netem_case firewall-zerocopy 'delay 100ms' '' download_large --zerocopy --max-batch 16
+    expectations=('no send fails' '.send.errors == {} and .send.stepped_back_packets == 0')
+    netem_case firewall 'delay 5ms' '' download --max-batch 4
+    nft delete table inet wall
+
+    # An address of the server goes away in the middle of a download from it, and comes back. (The other one keeps the
+    # route to the client.)
+    # comes_and_goes ADDRESS PORT
+    comes_and_goes() {
+        local status=0 pid
+        client "${1%/*}" "$2" https://localhost/large.bin &
+        pid=$!
+        sleep 0.7
+        ip addr del "$1" dev eth0
+        sleep 0.3
+        ip addr add "$1" dev eth0 "${@:3}"
+        wait "$pid" || status=$?
+        (($(grep -c '^sendmsg of ' "$work/server.log") == 0)) || { echo 'the server complains' >>"$work/client.log"; return 1; }
+        cmp -s "$work/root/large.bin" "$work/download/large.bin" && return "$status"
+    }
+    address_case() {
+        chosen "$1" || return 0
+        ip addr add "$3" dev eth0 "${@:4}"
+        refuses=1
+        expectations=('sends are refused' '.send.errors.EINVAL > 0'
+            'the kernel protects again' '.send.stepped_back_packets == 0 and .send.user.packets < 10')
+        netem_case "$1" 'rate 30mbit' '' "$2" --dual-stack
+        refuses=''
+        ip addr del "$3" dev eth0
+    }
+    from_other6() { comes_and_goes fd09::3/64 "$port6" nodad; }
+    from_other4() { comes_and_goes 10.9.0.3/24 "$port6"; }
+    address_case source-address-ipv6 from_other6 fd09::3/64 nodad
+    address_case source-address-v4-mapped from_other4 10.9.0.3/24
+
     # The link is slow enough that the new address comes in the middle of the download: six megabytes
     # take more than 1.6 s of it.
     client_args=(--change-local-addr=500ms)

@@ -264,6 +264,31 @@ TEST_F(Batches, BufferComesBackToThePoolWhenTheLastBatchLetsGo) {
     EXPECT_TRUE(a->bytes().data() == memory || b->bytes().data() == memory);
 }
 
+// --- stepping back
+// ------------------------------------------------------------------------------
+
+TEST(Keys, KernelIsAskedAgainUnlessTheSaIsGone) {
+    TxKey key(some_keys(), ngtcp2_crypto_aead{});
+    EXPECT_FALSE(key.leave_to_kernel());
+    key.use_kernel(std::nullopt);
+    EXPECT_TRUE(key.leave_to_kernel());
+
+    key.step_back(EOPNOTSUPP); // a route, say
+    int packets = 1;
+    while (!key.leave_to_kernel() && packets < 100'000)
+        ++packets;
+    EXPECT_GT(packets, 100);
+    EXPECT_LT(packets, 10'000);
+    EXPECT_TRUE(key.leave_to_kernel());
+
+    for (const int error : {ENOENT, EACCES, EKEYEXPIRED}) {
+        key.use_kernel(std::nullopt);
+        key.step_back(error);
+        for (packets = 0; packets < 100'000; ++packets)
+            ASSERT_FALSE(key.leave_to_kernel());
+    }
+}
+
 // --- content
 // ---------------------------------------------------------------------------------------
 
