@@ -28,12 +28,6 @@ std::string cid_key(const std::uint8_t *data, std::size_t length) {
     return {reinterpret_cast<const char *>(data), length};
 }
 
-bool address_less(const Address &a, const Address &b) {
-    if (a.length != b.length)
-        return a.length < b.length;
-    return std::memcmp(&a.storage, &b.storage, a.length) < 0;
-}
-
 // Milliseconds are too coarse for pacing, so ppoll().
 timespec duration(std::uint64_t ns) {
     return {static_cast<time_t>(ns / NGTCP2_SECONDS), static_cast<long>(ns % NGTCP2_SECONDS)};
@@ -44,7 +38,7 @@ timespec duration(std::uint64_t ns) {
 Server::Server(const ServerOptions &options, const TlsContext &tls, ContentSource &content,
                Stats &stats)
     : options_(options), connection_options_(options.connection), tls_(tls), content_(content),
-      stats_(stats), buffers_(std::make_shared<TxBufferPool>()), by_address_(address_less) {}
+      stats_(stats), buffers_(std::make_shared<TxBufferPool>()) {}
 
 Server::~Server() {
     // Connections give their keys back, and the SAs have to go before their sockets.
@@ -272,12 +266,13 @@ void Server::forget(Connection &connection) {
     ++stats_.connections_closed;
 }
 
-Connection *Server::find(const ngtcp2_version_cid &cids, const Address &remote) {
+Connection *Server::find(const ngtcp2_version_cid &cids, const ReceivedDatagram &datagram) {
     if (const auto found = by_cid_.find(cid_key(cids.dcid, cids.dcidlen)); found != by_cid_.end())
         return found->second;
-    // With connection IDs of length zero there is but the address.
+    // With connection IDs of length zero there are but the addresses.
     if (cids.dcidlen == 0 && options_.connection.cid_length == 0)
-        if (const auto found = by_address_.find(remote); found != by_address_.end())
+        if (const auto found = by_address_.find({datagram.local, datagram.remote});
+            found != by_address_.end())
             return found->second;
     return nullptr;
 }
@@ -295,7 +290,7 @@ void Server::on_datagram(Endpoint &endpoint, const ReceivedDatagram &datagram) {
         ++stats_.datagrams_ignored;
         return;
     }
-    Connection *connection = find(cids, datagram.remote);
+    Connection *connection = find(cids, datagram);
     if (!connection) {
         if (offload::is_short_header(datagram.bytes[0]))
             send_stateless_reset(endpoint, datagram, cids);
@@ -318,7 +313,12 @@ void Server::accept(Endpoint &endpoint, const ReceivedDatagram &datagram) {
         return;
     }
 
-    if (connections_.size() >= options_.max_connections) {
+    // Without connection IDs the packets of a second connection between the same addresses could
+    // not be told from those of the first. One that is over makes room.
+    const auto same = by_address_.find({datagram.local, datagram.remote});
+    if (same != by_address_.end() && same->second->is_closing())
+        forget(*same->second);
+    else if (same != by_address_.end() || connections_.size() >= options_.max_connections) {
         refuse(endpoint, datagram, initial, NGTCP2_CONNECTION_REFUSED);
         return;
     }
@@ -362,7 +362,7 @@ void Server::accept(Endpoint &endpoint, const ReceivedDatagram &datagram) {
     for (const ngtcp2_cid &cid : accepted.cids())
         add_cid(cid, accepted);
     if (options_.connection.cid_length == 0)
-        by_address_[remote] = &accepted;
+        by_address_[{datagram.local, remote}] = &accepted;
 
     const auto verdict = accepted.receive(endpoint, datagram);
     after(accepted, verdict);

@@ -75,7 +75,7 @@ class Server : private ConnectionHost {
     void bury_keys(std::uint64_t now);
 
     void on_datagram(Endpoint &endpoint, const ReceivedDatagram &datagram);
-    Connection *find(const ngtcp2_version_cid &cids, const Address &remote);
+    Connection *find(const ngtcp2_version_cid &cids, const ReceivedDatagram &datagram);
     void accept(Endpoint &endpoint, const ReceivedDatagram &datagram);
     void send_retry(Endpoint &endpoint, const ReceivedDatagram &datagram,
                     const ngtcp2_pkt_hd &initial);
@@ -104,7 +104,9 @@ class Server : private ConnectionHost {
     // Keys whose packets may still be queued in the kernel, by the time they may go.
     std::deque<std::pair<std::uint64_t, std::shared_ptr<TxKey>>> retired_keys_;
     std::unordered_map<std::string, Connection *> by_cid_;
-    std::map<Address, Connection *, bool (*)(const Address &, const Address &)> by_address_;
+    // What tells connections apart when their IDs have no bytes: our address and the client's.
+    using AddressPair = std::pair<Address, Address>;
+    std::map<AddressPair, Connection *> by_address_;
     std::map<Connection *, std::unique_ptr<Connection>> connections_;
     std::set<std::pair<std::uint64_t, Connection *>> timers_;
     std::set<Connection *> writers_;
