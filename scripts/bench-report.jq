@@ -19,6 +19,17 @@ def ratios($sender; $name; $way; $base; $limits):
            $sender[$base][$family][$packets].instructions_per_send;
            "at_most"; $limit);
 
+# The best of the NIC's ways counts: whoever runs a server chooses it.
+def server_targets($server):
+  if $server.user == null or $server.nic == null then empty
+  else
+    ([$server.nic, $server.nic_zerocopy | values] | min_by(.large)) as $best
+    | target("server.large"; $best.large; "at_most"; 108),
+      target("server.large.share_of_user"; $best.large / $server.user.large; "at_most"; 0.30),
+      target("server.large.zerocopy_of_copying"; $server.nic_zerocopy | values | .large / $server.nic.large; "at_most"; 1.0),
+      target("server.requests.share_of_user"; $server.nic.request | values | . / $server.user.request; "at_most"; 0.75)
+  end;
+
 def flatness($costs): [$costs[]?.instructions_per_send] | if length < 2 then null else max / min end;
 
 # Google Benchmark's medians: {"model_aes_128_gcm": {"1200": {...}}}
@@ -56,6 +67,7 @@ def model($all):
     schema: 1,
     commands: ($raw | map_values(.command)),
     sender: $sender,
+    server: $raw.server.result,
     scale: {
       sas: $raw["scale-sas"].result,
       sockets: $raw["scale-sockets"].result,
@@ -76,6 +88,7 @@ def model($all):
     ratios($sender; "sender.index_zerocopy"; "index_zerocopy"; "plain_zerocopy"; {any: 1.15}),
     (("aes_128_gcm", "aes_256_gcm", "chacha20_poly1305") as $cipher
      | ratios($sender; "sender.software_\($cipher)"; "software_\($cipher)"; "user_\($cipher)"; {any: 1.0})),
+    server_targets(.server),
     target("scale.sas"; flatness(.scale.sas); "at_most"; 1.02),
     target("scale.sockets"; flatness(.scale.sockets); "at_most"; 1.02),
     target("scale.memory"; .scale.memory.bytes_per_sa_in_device; "at_most"; 384),

@@ -14,6 +14,10 @@ def places($n): . * pow(10; $n) | round / pow(10; $n);
      " +-" + ((.value.max - .value.min) / 2 / .value.instructions_per_send * 100 | places(2) | tostring) + "%"]
     | join(" "))),
 
+(if .server then "", "instructions of the server's process: M for 32 MiB, M a MiB, k a request of 4 KiB (with and without its part of a handshake)",
+  (.server | to_entries[] | "  " + (.key | pad(16)) + (.value.large | places(0) | lpad(8)) + (.value.per_mib | places(2) | lpad(8)) +
+   (if .value.small then (.value.small * 1000 | places(0) | lpad(8)) + (.value.request * 1000 | places(0) | lpad(8)) else "" end)) else empty end),
+
 (if .scale.sas then "", "instructions per send of one packet, by SAs: " +
   ([.scale.sas | to_entries[] | "\(.key): \(.value.instructions_per_send | places(1))"] | join(", ")) else empty end),
 (if .scale.sockets then "                                     by sockets: " +

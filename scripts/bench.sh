@@ -22,8 +22,12 @@ beside their targets. docs/benchmarks.md explains each.
                   forwarding
                             a guest that forwards, with the model, e1000e and virtio-net: packets per
                             second (wall clock), and the guest's instructions per packet
+                  server    a whole server: its process's instructions for a file of 32 MiB and for requests of
+                            4 KiB, protected in user space, by the kernel and by the NIC; with --profile
+                            also which functions they are in
                   profile   which functions the instructions of a send are in; only when it is named
                   dpdk      QUIC packets through the model onto a DPDK port, opened by OpenSSL (wall clock)
+  --profile       server: also which functions the instructions are in (build/bench/server/ROW.large.txt)
   --quick         fewer packets per send, one IP version, fewer SAs
   --sas N         scale: up to N SAs (default 100000)
   --no-build      take packages and programs as they are
@@ -34,7 +38,7 @@ Raw results: build/bench/PART.json. Exit status: 0 also when a target is missed;
 END
 }
 
-json='' only=() quick='' sas=100000 build=1 baseline='' plots=$BUILD/bench
+json='' only=() quick='' sas=100000 build=1 baseline='' profile='' plots=$BUILD/bench
 while (($#)); do
     case $1 in
     --help | -h) usage; exit 0 ;;
@@ -42,12 +46,13 @@ while (($#)); do
     --quick) quick=1; shift; continue ;;
     --no-build) build=''; shift; continue ;;
     --baseline) baseline=1; shift; continue ;;
+    --profile) profile=1; shift; continue ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
     esac
     case $1 in
     --only)
         need "$@"
-        [[ $2 =~ ^(sender|scale|threads|model|forwarding|dpdk|profile)$ ]] || die "--only $2: no such part (./run bench --help)"
+        [[ $2 =~ ^(sender|server|scale|threads|model|forwarding|dpdk|profile)$ ]] || die "--only $2: no such part (./run bench --help)"
         only+=("$2")
         ;;
     --sas)
@@ -95,7 +100,7 @@ if [[ -n $build ]]; then
     packages_ensure_listed "$ROOT/scripts/packages-bench.txt"
     ! wants dpdk || packages_ensure_listed "$ROOT/scripts/packages-dpdk.txt"
     userspace_ensure
-    if wants sender || wants scale || wants threads || wants profile || wants forwarding; then
+    if wants sender || wants server || wants scale || wants threads || wants profile || wants forwarding; then
         kernel_ensure release
         qemu_ensure
     fi
@@ -139,6 +144,20 @@ if wants scale; then
     guest scale-memory --icount --timeout 3000 -- "$programs/scale_bench" memory $((sas < 20000 ? sas : 20000))
     guest scale-rates --icount --timeout 3000 -- "$programs/scale_bench" rates 5000
     NIC_OPTIONS=,sadb-size=64 guest scale-full --icount --timeout 3000 -- "$programs/scale_bench" full 1024
+fi
+if wants server; then
+    rm -rf "$results/server"
+    mkdir -p "$results/server"
+    server=$BUILD/cmake/examples/quic-offload-server
+    options=()
+    [[ -z $quick ]] || options=(--large)
+    measure server "$ROOT/tests/bench/server" "$LOGS/bench-server.log" "${options[@]}" "$results/server" "$server"
+    if [[ -n $profile ]]; then
+        touch "$results/server/profile"
+        "$ROOT/tests/bench/server" "$LOGS/bench-server-profile.log" "$results/server" "$server" >/dev/null
+        rm "$results/server/profile"
+        say "[server] where they are: $(show_path "$results/server")/ROW.large.txt"
+    fi
 fi
 if wants threads; then
     guest threads --cpus 2 --timeout 900 -- "$programs/scale_bench" threads
