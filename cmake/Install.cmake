@@ -11,12 +11,12 @@ include(CMakePackageConfigHelpers)
 set(package_include ${CMAKE_INSTALL_INCLUDEDIR}/udp-quic-offload)
 set(package_cmake ${CMAKE_INSTALL_DATADIR}/cmake/udp-quic-offload)
 
-install(FILES include/udp_quic_offload.hpp DESTINATION ${package_include})
+install(FILES include/udp_quic_offload.h include/udp_quic_offload.hpp DESTINATION ${package_include})
 install(DIRECTORY include/uapi/linux DESTINATION ${package_include} FILES_MATCHING PATTERN "*.h")
 install(FILES docs/man/udp_crypto.7 DESTINATION ${CMAKE_INSTALL_MANDIR}/man7)
+install(FILES docs/man/udp_quic_offload.3 DESTINATION ${CMAKE_INSTALL_MANDIR}/man3)
 
 add_library(udp_quic_offload INTERFACE)
-target_compile_features(udp_quic_offload INTERFACE cxx_std_20)
 target_include_directories(udp_quic_offload INTERFACE $<INSTALL_INTERFACE:${package_include}>)
 install(TARGETS udp_quic_offload EXPORT udp-quic-offload)
 install(EXPORT udp-quic-offload NAMESPACE udp-quic-offload:: DESTINATION ${package_cmake}

@@ -14,6 +14,7 @@ add_guest_test(NAME uapi.32-bit COMMAND ${CMAKE_CURRENT_BINARY_DIR}/compat32 KER
 if(TARGET oracle_test)
   add_guest_test(NAME uapi.oracle COMMAND oracle_test VM_ARGS --icount LABELS uapi)
 endif()
+add_guest_test(NAME helper COMMAND helper_test KERNEL release LABELS uapi)
 # Searches all of the guest's memory: little is quickly searched.
 add_guest_test(NAME uapi.secrets COMMAND uapi_test --gtest_filter=Secrets.* KERNEL release MEMORY 320
                TIMEOUT 900 LABELS uapi long)
