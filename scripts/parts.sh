@@ -13,3 +13,4 @@
 . "$ROOT/scripts/sim.sh"
 . "$ROOT/scripts/qemu.sh"
 . "$ROOT/scripts/test-tools.sh"
+. "$ROOT/scripts/nginx-build.sh"

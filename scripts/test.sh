@@ -82,6 +82,7 @@ if grep -qxE 'guest|demo' <<<"$labels"; then
     qemu_ensure
     ! grep -qxF demo <<<"$labels" || kernel_ensure release
 fi
+! grep -qxF nginx <<<"$labels" || nginx_ensure
 # Large, and of no use to other tests.
 ! grep -qxF browser <<<"$labels" || packages_ensure_listed "$ROOT/scripts/packages-browser.txt"
 for variant in release debug vanilla stock stock-6.1; do
