@@ -3,8 +3,9 @@
 #
 # nginx with "quic_crypto_offload on" against Debian's ngtcp2-client.
 #
-# usage: clients.sh NGINX PATH [CASE]...
+# usage: clients.sh NGINX REFUSE PATH [CASE]...
 #   NGINX   the program
+#   REFUSE  refuse.c as a shared library
 #   PATH    what to expect: kernel (packets are protected by the kernel, in software), hardware (by the
 #           NIC), user (the kernel cannot: nginx protects them)
 #   CASE    only these (shell patterns)
@@ -19,9 +20,9 @@
 
 set -o errexit -o nounset -o pipefail
 
-(($# >= 2)) || { echo "usage: $0 NGINX kernel|hardware|user [CASE]..." >&2; exit 2; }
-nginx=$(realpath "$1") path=$2
-shift 2
+(($# >= 3)) || { echo "usage: $0 NGINX REFUSE kernel|hardware|user [CASE]..." >&2; exit 2; }
+nginx=$(realpath "$1") refuse=$(realpath "$2") path=$3
+shift 3
 only=("$@")
 statistics=/proc/net/udp_crypto_stat
 limit=/proc/sys/net/ipv4/udp_crypto_max_sa
@@ -38,7 +39,8 @@ cleanup() {
 }
 trap cleanup EXIT
 
-mkdir "$work/root" "$work/download" "$work/logs"
+mkdir "$work/root" "$work/download" "$work/logs" "$work/refuse"
+chmod 777 "$work/refuse" # the worker removes what it has read
 head -c 1052897 /dev/urandom >"$work/root/file.bin"
 for _ in {1..8}; do cat "$work/root/file.bin"; done >"$work/root/large.bin"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 10 -subj /CN=localhost \
@@ -80,7 +82,7 @@ start_nginx() {
     : >"$work/error.log"
     {
         printf '%s\n' "error_log $work/error.log info;" "pid $work/pid;" "worker_processes $workers;" \
-            'user nobody nogroup;' 'events { }' 'http {' 'access_log off;' \
+            'user nobody nogroup;' 'env REFUSE_FILE;' 'events { }' 'http {' 'access_log off;' \
             "ssl_certificate $work/certificate.pem;" "ssl_certificate_key $work/key.pem;" 'ssl_protocols TLSv1.3;' \
             "server { root $work/root;"
         if [[ $listen = wildcard ]]; then
@@ -90,7 +92,7 @@ start_nginx() {
         fi
         printf '%s\n' "quic_crypto_offload $switch;" "$@" '} }'
     } >"$work/nginx.conf"
-    "$nginx" -p "$work" -c "$work/nginx.conf" 2>"$work/start.log" || return 1
+    LD_PRELOAD=$refuse REFUSE_FILE=$work/refuse/now "$nginx" -p "$work" -c "$work/nginx.conf" 2>"$work/start.log" || return 1
     master=$(<"$work/pid")
 }
 
@@ -175,6 +177,7 @@ run_case() {
     for name_of in TxPackets TxSoftware SaAdded SaDeleted DropNoSa DropNoKeys DropNoMem DropError TxGsoSends; do
         before+=("$(counter "$name_of")")
     done
+    packets_before=${before[0]}
     [[ $path != hardware ]] || device_before=$(by_device)
     if ! start_nginx "$@"; then
         problems+=("nginx did not start: $(tail -n 1 "$work/start.log")")
@@ -304,33 +307,46 @@ run_case table-full full_at_first reuseport 1 'quic_gso on;'
 full_at_key_update() { with_limit 1 update_key; }
 steps_back=1 expected=10
 run_case table-full-at-key-update full_at_key_update reuseport 1 'quic_gso on;'
-# The administrator deletes the SA of a connection in use; refused packets go out again under their numbers.
-delete_sas() {
-    local pid status=0
-    client "$address4" large.bin &
+# Whatever the reason, refused packets go out again under their numbers. refuse.c has the words.
+refuse() {
+    local word=$1 pid status=0
+    shift
+    client "$address4" large.bin "$@" &
     pid=$!
-    while (($(counter SaCurr) == 0)); do sleep 0.02; done
-    sleep 0.3
-    quic-sadb-ctl sa flush >/dev/null || status=1
+    while (($(counter TxPackets) < 300 + packets_before)); do sleep 0.02; done
+    echo "$word" >"$work/refuse/now"
+    chmod 666 "$work/refuse/now"
+    if [[ $word = +* ]]; then
+        sleep 0.5
+        rm -f "$work/refuse/now"
+    fi
     wait "$pid" || status=1
+    if [[ -e $work/refuse/now ]]; then
+        echo 'no send was refused' >>"$work/client.log"
+        rm -f "$work/refuse/now"
+        status=1
+    fi
     return "$status"
 }
-steps_back=1 lossy=1 expected=10
-run_case sa-deleted delete_sas reuseport 1 'quic_gso on;'
-steps_back=1 lossy=1 single=1 expected=10
-run_case sa-deleted-no-gso delete_sas reuseport
-# ... and with the next key the kernel protects again.
-delete_and_update() {
-    local pid status=0
-    client "$address4" large.bin --key-update=1s &
-    pid=$!
-    while (($(counter SaCurr) == 0)); do sleep 0.02; done
-    quic-sadb-ctl sa flush >/dev/null || status=1
-    wait "$pid" || status=1
-    return "$status"
-}
-steps_back=1 lossy=1 expected=100
+delete_sa() { refuse delete; }
+steps_back=1 lossy=1
+run_case sa-deleted delete_sa reuseport 1 'quic_gso on;'
+steps_back=1 lossy=1 single=1
+run_case sa-deleted-no-gso delete_sa reuseport
+# With the next key the kernel protects again.
+delete_and_update() { refuse delete --key-update=1s; }
+steps_back=1 lossy=1 sas=2
 run_case sa-deleted-then-key-update delete_and_update reuseport 1 'quic_gso on;'
+for error in 22:EINVAL 105:ENOBUFS 90:EMSGSIZE; do
+    refuse_with_errno() { refuse "errno ${error%:*}"; }
+    steps_back=1
+    run_case "refused-${error#*:}" refuse_with_errno reuseport 1 'quic_gso on;'
+done
+# Half a second of EAGAIN: each time from the same number on.
+refuse_for_a_while() { refuse '+errno 11'; }
+run_case refused-EAGAIN refuse_for_a_while reuseport 1 'quic_gso on;'
+single=1
+run_case refused-EAGAIN-no-gso refuse_for_a_while reuseport
 
 # A full socket: sends are refused with EAGAIN, and repeated from the same number on.
 refusals() { awk '/^Udp6?: [0-9]/ {print $7}' /proc/net/snmp; }

@@ -5,18 +5,18 @@
 # ngtcp2-client at the other (clients.sh). Then the wire is looked at from outside of the guest: tshark has to
 # decrypt every packet of both sides, and quic-wire-audit must find no plaintext.
 #
-# usage: hardware.sh NGINX AUDITOR OPENER KERNEL LOG [CASE]...
-#   NGINX, CASE       as with clients.sh
-#   AUDITOR, OPENER   quic-wire-audit, quic-wire-open
-#   KERNEL, LOG       as with ./run vm
+# usage: hardware.sh NGINX REFUSE AUDITOR OPENER KERNEL LOG [CASE]...
+#   NGINX, REFUSE, CASE  as with clients.sh
+#   AUDITOR, OPENER      quic-wire-audit, quic-wire-open
+#   KERNEL, LOG          as with ./run vm
 
 set -o errexit -o nounset -o pipefail
 
-(($# >= 5)) || { echo "usage: $0 NGINX AUDITOR OPENER KERNEL LOG [CASE]..." >&2; exit 2; }
+(($# >= 6)) || { echo "usage: $0 NGINX REFUSE AUDITOR OPENER KERNEL LOG [CASE]..." >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd -P)
 root=$(cd "$here/../../.." && pwd -P)
-nginx=$(readlink -f "$1") auditor=$2 opener=$3 kernel=$4 log=$5
-shift 5
+nginx=$(readlink -f "$1") refuse=$2 auditor=$3 opener=$4 kernel=$5 log=$6
+shift 6
 mkdir -p "$root/build/clients"
 work=$(mktemp -d "$root/build/clients/nginx.XXXXXX")
 ports=4401-4499
@@ -31,7 +31,7 @@ status=0
     --qemu-arg -device --qemu-arg connectx,id=nic0,bus=port0,netdev=wire0,mac=02:00:00:00:00:01 \
     --qemu-arg -device --qemu-arg connectx,id=nic1,bus=port1,netdev=wire1,mac=02:00:00:00:00:02 \
     --qemu-arg -object --qemu-arg "filter-dump,id=dump,netdev=wire0,file=$work/wire.pcap,maxlen=65535" \
-    -- "$here/clients.sh" "$nginx" hardware "$@" || status=$?
+    -- "$here/clients.sh" "$nginx" "$refuse" hardware "$@" || status=$?
 
 failures=0
 # check PORT NAME WHAT JQ-EXPRESSION over what wire-decrypt.sh tells of the port
