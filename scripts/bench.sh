@@ -99,7 +99,7 @@ if [[ -n $build ]]; then
     packages_ensure
     packages_ensure_listed "$ROOT/scripts/packages-bench.txt"
     ! wants dpdk || packages_ensure_listed "$ROOT/scripts/packages-dpdk.txt"
-    userspace_ensure
+    userspace_ensure all
     if wants sender || wants server || wants scale || wants threads || wants profile || wants forwarding; then
         kernel_ensure release
         qemu_ensure

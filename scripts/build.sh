@@ -59,7 +59,7 @@ while (($#)); do
         ;;
     userspace)
         packages_ensure
-        userspace_ensure
+        userspace_ensure all
         ;;
     all) set -- packages qemu kernel userspace "$@" ;;
     *) die "unknown part '$part' (./run build --help)" ;;

@@ -96,7 +96,7 @@ file_to_write() {
 
 if [[ -n $build ]]; then
     packages_ensure
-    userspace_ensure
+    userspace_ensure quic-offload-server quic-wire-audit quic-wire-open
 fi
 qemu_ensure
 [[ $kernel = */* ]] || kernel_ensure "$kernel"

@@ -70,7 +70,7 @@ done
 
 if [[ -n $build ]]; then
     packages_ensure
-    userspace_ensure
+    userspace_ensure all
     kernel_ensure "$kernel"
     qemu_ensure
 fi
