@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # add_guest_test(NAME name COMMAND target-or-program [argument...]
-#                [KERNEL kernel...]      release, debug, vanilla, stock, stock-6.1; default release
+#                [KERNEL kernel...]      release, debug, vanilla, stock-6.1, ...; default release
 #                [NIC virtio|none]       default none
 #                [CPUS n]                default 1
 #                [MEMORY megabytes]

@@ -31,14 +31,14 @@ beside their targets. docs/benchmarks.md explains each.
   --quick         fewer packets per send, one IP version, fewer SAs
   --sas N         scale: up to N SAs (default 100000)
   --no-build      take packages and programs as they are
-  --baseline      write what sender measured to tests/bench/baseline.json, which bench.sender compares with
-  --plots DIR     where the drawings go (default build/bench; docs for those of the README)
+  --baseline      write what sender measured to tests/bench/baseline-BASE.json, which bench.sender compares with
+  --plots DIR     where the drawings go (default build/bench/BASE; docs for those of the README)
 
-Raw results: build/bench/PART.json. Exit status: 0 also when a target is missed; it is printed as missed.
+Raw results: build/bench/BASE/PART.json. Exit status: 0 also when a target is missed; it is printed as missed.
 END
 }
 
-json='' only=() quick='' sas=100000 build=1 baseline='' profile='' plots=$BUILD/bench
+json='' only=() quick='' sas=100000 build=1 baseline='' profile='' plots=
 while (($#)); do
     case $1 in
     --help | -h) usage; exit 0 ;;
@@ -71,7 +71,9 @@ wants() {
 }
 [[ -z $baseline ]] || wants sender || die '--baseline is of the part sender, which --only leaves out'
 
-results=$BUILD/bench
+kernel_base_ensure
+results=$BUILD/bench/$KERNEL_BASE
+plots=${plots:-$results}
 mkdir -p "$results" "$plots"
 
 # measure PART COMMAND...: its standard output is the part's JSON. What earlier runs left is not reported: it may be
@@ -120,7 +122,7 @@ if [[ " ${only[*]} " = *' profile '* ]]; then
     for packets in 1 53; do
         for ways in 'plain index' 'plain inline' 'plain_zerocopy index_zerocopy'; do
             read -r floor way <<<"$ways"
-            "$ROOT/tests/bench/profile" "$BUILD/kernel/release/System.map" "$results/trace" \
+            "$ROOT/tests/bench/profile" "$(kernel_link release)/System.map" "$results/trace" \
                 "$floor-$packets" "$way-$packets" >"$results/profile-$way-$packets.txt"
             say "[profile] $(show_path "$results/profile-$way-$packets.txt")"
         done
@@ -185,7 +187,7 @@ fi
 
 if [[ -n $baseline ]]; then
     /usr/bin/jq -S '.sender | map_values(map_values(map_values(.instructions_per_send)))' "$results/all.json" \
-        >"$ROOT/tests/bench/baseline.json"
+        >"$ROOT/tests/bench/baseline-$KERNEL_BASE.json"
 fi
 if wants sender; then
     "$ROOT/scripts/bench-plot.sh" "$results/all.json" "$plots"

@@ -11,18 +11,20 @@ usage: ./run build [PART]...
 
   packages             install the Debian packages that are missing (scripts/packages.txt)
   qemu                 QEMU from Debian's source, linked as build/qemu
-  kernel [VARIANT]...  guest kernels, linked as build/kernel/VARIANT:
-                         release   Linux 6.12 with our changes
+  kernel [VARIANT]...  guest kernels, linked as build/kernel/VARIANT-BASE:
+                         release   Linux with our changes
                          debug     the same with KASAN, lockdep, kmemleak, UBSAN
                          fuzz      debug with KCOV, for ./run fuzz kernel
-                         kcsan     Linux 6.12 with our changes, and KCSAN for what they touch
-                         vanilla   Linux 6.12 unchanged, with the configuration of release
-                         stock     Debian's own 6.12 package; stock-6.1 likewise
+                         kcsan     Linux with our changes, and KCSAN for what they touch
+                         vanilla   Linux unchanged, with the configuration of release
+                         stock-N   Debian's own Linux N: 6.1, 6.12 or 7.3
                        without a VARIANT: release, debug and vanilla
   userspace            examples, tests, tools and the device model, in build/cmake
   all                  all of these (default)
 
-Environment: KERNEL_SRC=TARBALL-OR-TREE builds the kernels from another Linux 6.12; JOBS=N compiles N
+  --base B             the Linux that the guest kernels are made of, 7.3 or 6.12
+
+Environment: KERNEL_SRC=TARBALL-OR-TREE builds the kernels from another source; JOBS=N compiles N
 files at a time; UDP_QUIC_OFFLOAD_CACHE=FOLDER keeps sources and results there.
 END
 }
@@ -32,7 +34,7 @@ kernels() {
     packages_ensure
     for variant in "$@"; do
         kernel_ensure "$variant"
-        say "[kernel $variant] ready: $(readlink "$BUILD/kernel/$variant")"
+        say "[kernel $variant] ready: $(readlink "$(kernel_link "$variant")")"
     done
 }
 
@@ -50,7 +52,7 @@ while (($#)); do
         ;;
     kernel)
         variants=()
-        while [[ ${1:-} =~ ^(release|debug|fuzz|kcsan|vanilla|stock(-6\.1)?)$ ]]; do
+        while [[ ${1:-} =~ ^(release|debug|fuzz|kcsan|vanilla|stock(-[0-9.]+)?)$ ]]; do
             variants+=("$1")
             shift
         done

@@ -98,6 +98,7 @@ if [[ -n $build ]]; then
     packages_ensure
     userspace_ensure quic-offload-server quic-wire-audit quic-wire-open
 fi
+kernel_base_ensure
 qemu_ensure
 [[ $kernel = */* ]] || kernel_ensure "$kernel"
 

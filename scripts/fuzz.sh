@@ -126,10 +126,10 @@ fuzz_model() {
     local all=(commands wqes steering frames image crypto) target build=$FUZZ/model each status=0 log corpus
     local arguments
     ((${#targets[@]})) || targets=("${all[@]}")
-    kernel_source_ensure
+    kernel_source_ensure "$SIM_BASE"
     # shellcheck disable=SC2016 # the step's shell expands it
     run_step 'fuzz targets' "$LOGS/fuzz-build.log" userspace_progress \
-        fuzz_compile "$ROOT/sim" "$build" -D SIM_FUZZ=ON "-DKERNEL_SRC_DIR=$(kernel_source_dir)" || return
+        fuzz_compile "$ROOT/sim" "$build" -D SIM_FUZZ=ON "-DKERNEL_SRC_DIR=$(kernel_source_dir "$SIM_BASE")" || return
     each=$(((seconds + ${#targets[@]} - 1) / ${#targets[@]}))
     for target in "${targets[@]}"; do
         [[ -x $build/fuzz/fuzz-$target ]] || die "no target '$target' (./run fuzz --help)"
@@ -177,7 +177,8 @@ fuzz_guest() {
 
 # How many of the places that KCOV reports were reached, for each of our new files.
 kernel_coverage() {
-    local link=$BUILD/kernel/$kernel
+    local link
+    link=$(kernel_link "$kernel")
     [[ -s $link/coverage-sites && -s $FUZZ/covered ]] || return 0
     { grep -v ' __pfx_' "$link/System.map"; sed 's/$/ -/' "$FUZZ/covered"; } | LC_ALL=C sort -k 1,1 -s |
         awk -v sites="$link/coverage-sites" '

@@ -12,7 +12,7 @@ usage() {
 usage: scripts/kernel-check.sh [CHECK]...
 
   checkpatch  checkpatch.pl --strict on kernel/patches, kernel/overlay, include/uapi and the driver
-  warnings    objects of the files we add or change, with W=1 and sparse: no warning that Linux 6.12
+  warnings    objects of the files we add or change, with W=1 and sparse: no warning that Linux
               itself does not have
   off         the same objects build with every option of kernel/config/offload.config off
   template    docs/driver-template builds as a module, with W=1 and sparse, and takes only what is exported
@@ -23,7 +23,8 @@ Without CHECK: all of them. Logs: build/log/kernel-check-*.log.
 END
 }
 
-WORK=$CACHE/work/kernel-check
+kernel_base_ensure
+WORK=$CACHE/work/kernel-check-$KERNEL_BASE
 
 # The .c files, relative to the tree, that our changes add or touch.
 touched_sources() {

@@ -2,22 +2,21 @@
 # shellcheck shell=bash
 #
 # Guest kernels. Part of parts.sh; kernel_ensure VARIANT builds what is missing and links it as
-# build/kernel/VARIANT.
+# kernel_link VARIANT says. base.sh has which Linux (BASE), and its source.
 #
-#   release   Linux 6.12 with kernel/overlay, kernel/patches, include/uapi and drivers/net/mlx5-quic
+#   release   Linux BASE with kernel/overlay, kernel/patches, include/uapi and drivers/net/mlx5-quic, and
+#             with kernel/backport/BASE, if these are for a newer one
 #   debug     the same with KASAN, lockdep, kmemleak, UBSAN, ...
 #   fuzz      debug with KCOV in what ./run fuzz kernel is after
 #   kcsan     release with KCSAN in the same files
-#   vanilla   Linux 6.12 as it comes, same configuration as release
-#   stock     Debian's own linux-image-6.12; stock-6.1 likewise
+#   vanilla   Linux BASE as it comes, same configuration as release
+#   stock-N   Debian's own linux-image-N (stock-kernel.sh), whatever BASE is
 #
 # A finished kernel lives in the cache as kernels/VARIANT-KEY/, KEY being a hash of all that goes in.
 # A variant keeps its work tree in the cache, so that a small change costs a small rebuild.
 
 STEP_SOURCES+=' kernel.sh'
 
-KERNEL_PACKAGE=linux-source-6.12
-KERNEL_TARBALL=/usr/src/linux-source-6.12.tar.xz
 KERNEL_KEEP=8
 # Raise it with a change to this script that changes what comes out.
 KERNEL_BUILD_REVISION=1
@@ -37,38 +36,29 @@ KERNEL_MLX5_OBJECTS=(en_accel/quic en_accel/quic_rxtx en_tx)
 # shellcheck disable=SC2034 # for kernel-check.sh and series.sh
 CHECKPATCH_TRACE_TYPES=PARENTHESIS_ALIGNMENT,OPEN_ENDED_LINE,TRAILING_SEMICOLON,COMPLEX_MACRO,CAMELCASE,MACRO_ARG_UNUSED
 
-# Prints what identifies the kernel source.
-kernel_source_id() {
-    local src=${KERNEL_SRC:-}
-    if [[ -z $src ]]; then
-        dpkg-query -W -f='${Version}' "$KERNEL_PACKAGE" 2>/dev/null ||
-            die "package $KERNEL_PACKAGE is missing: ./run build packages, or set KERNEL_SRC"
-    elif [[ -d $src ]]; then
-        # A tree may be edited: size and time of every file tell.
-        [[ -f $src/Kbuild && -f $src/MAINTAINERS ]] || die "KERNEL_SRC=$src is no kernel tree"
-        printf 'tree-%s' "$(cd "$src" && find . -path ./.git -prune -o -type f -printf '%P %s %T@\n' | sort | key_of)"
-    elif [[ -f $src ]]; then
-        printf 'tar-%s' "$(stat -Lc '%n %s %Y' "$src" | key_of)"
-    else
-        die "KERNEL_SRC=$src does not exist"
-    fi
-}
-
 # Prints the repository's files that go into a patched kernel, one a line.
 kernel_inputs() {
     local dir
-    for dir in kernel/overlay kernel/patches include/uapi drivers/net/mlx5-quic; do
-        [[ ! -d $ROOT/$dir ]] || find "$ROOT/$dir" -type f ! -name '*.md' ! -name '*~' ! -name '.*'
+    for dir in kernel/overlay kernel/patches include/uapi drivers/net/mlx5-quic "kernel/backport/$(kernel_base)"; do
+        [[ ! -d $ROOT/$dir ]] || find "$ROOT/$dir" -type f ! -name '*.md' ! -name '*~' ! -name '.*' ! -name '*.config'
     done | LC_ALL=C sort
 }
 
-# Prints the configuration fragments of a variant, in the order they are laid over each other.
+# Prints the configuration fragments of a variant, in the order they are laid over each other: each of
+# kernel/config is followed by what kernel/backport/BASE has by its name.
 kernel_fragments() {
-    printf '%s\n' "$ROOT/kernel/config/base.config"
-    [[ $1 != release && $1 != vanilla ]] || printf '%s\n' "$ROOT/kernel/config/release.config"
-    [[ $1 = vanilla ]] || printf '%s\n' "$ROOT/kernel/config/offload.config"
-    [[ $1 != debug && $1 != fuzz ]] || printf '%s\n' "$ROOT/kernel/config/debug.config"
-    [[ $1 != kcsan ]] || printf '%s\n' "$ROOT/kernel/config/kcsan.config"
+    local fragment fragments=(base)
+    case $1 in
+    vanilla) fragments+=(release) ;;
+    release) fragments+=(release offload) ;;
+    debug | fuzz) fragments+=(offload debug) ;;
+    kcsan) fragments+=(offload kcsan) ;;
+    esac
+    for fragment in "${fragments[@]}"; do
+        printf '%s\n' "$ROOT/kernel/config/$fragment.config"
+        fragment=$ROOT/kernel/backport/$(kernel_base)/$fragment.config
+        [[ ! -f $fragment ]] || printf '%s\n' "$fragment"
+    done
 }
 
 # Prints the variables that make gets for a variant.
@@ -96,43 +86,52 @@ kernel_key() {
     } | key_of
 }
 
-# Unpacks the source once per version; prints nothing.
-kernel_unpack() {
-    local pristine=$1 src=${KERNEL_SRC:-$KERNEL_TARBALL}
-    local tmp=$pristine.tmp
-    rm -rf "$tmp"
-    mkdir -p "$tmp"
-    if [[ -d $src ]]; then
-        rsync -a --exclude=/.git --exclude='*.o' --exclude='*.ko' --exclude='.*.cmd' --exclude='*.a' \
-            --exclude=/.config --exclude=/include/config --exclude=/include/generated \
-            --exclude='/arch/*/include/generated' "$src/" "$tmp/"
-    else
-        [[ -f $src ]] || { echo "error: $src is missing"; return 1; }
-        tar -xf "$src" -C "$tmp" --strip-components=1 --no-same-owner
+# kernel_lay STAGE: lays our new files into STAGE.
+kernel_lay() {
+    local stage=$1 accel=drivers/net/ethernet/mellanox/mlx5/core/en_accel
+    mkdir -p "$stage/include/uapi/linux" "$stage/$accel"
+    rsync -rl --exclude='.*' --exclude='*~' "$ROOT/kernel/overlay/" "$stage/"
+    cp "$ROOT"/include/uapi/linux/*.h "$stage/include/uapi/linux/"
+    cp "$ROOT"/drivers/net/mlx5-quic/*.[ch] "$stage/$accel/"
+}
+
+# kernel_patch PRISTINE STAGE WHAT PATCH [BACKPORT] applies a patch of kernel/patches. BACKPORT, if there is such a
+# file, has for an older base what is to be there instead of some of its hunks: lines "Instead-of: FILE N" in its
+# head say of which file N hunks do not apply.
+kernel_patch() {
+    local pristine=$1 stage=$2 what=$3 patch=$4 backport=${5:-} wanted=''
+    if [[ ! -s $backport ]]; then
+        tree_patch "$pristine" "$stage" "$what" "$patch"
+        return
     fi
-    [[ $(sed -n 's/^VERSION = //p' "$tmp/Makefile").$(sed -n 's/^PATCHLEVEL = //p' "$tmp/Makefile") = 6.12 ]] ||
-        { echo "error: $src is not a Linux 6.12"; return 1; }
-    mv -T "$tmp" "$pristine"
+    tree_patch_rejects "$pristine" "$stage" "$patch" >"$stage.rejects"
+    wanted=$(sed -n 's/^Instead-of: //p' "$backport" | LC_ALL=C sort)
+    if [[ $(<"$stage.rejects") != "$wanted" ]]; then
+        printf 'hunks that do not apply:\n%s\n' "$(<"$stage.rejects")"
+        echo "error: $(basename "$patch") does not apply to $what as $(basename "$backport") of the backport says"
+        return 1
+    fi
+    tree_patch "$pristine" "$stage" "$what, backport" "$backport"
 }
 
 # Makes in $2 the changed and added files of a patched kernel, from the pristine tree $1.
 kernel_stage() {
-    local pristine=$1 stage=$2 accel
+    local pristine=$1 stage=$2 backport what patch TREE_FUZZ=3
+    # On a Linux that nobody has tried, a hunk that fits with some violence may end in the wrong place.
+    [[ " ${KERNEL_BASES[*]} " = *" $(kernel_base) "* ]] || TREE_FUZZ=0
+    what="Linux $(kernel_version "$pristine")"
+    backport=$ROOT/kernel/backport/$(kernel_base)
     rm -rf "$stage"
     mkdir -p "$stage"
-    if [[ -d $ROOT/kernel/overlay ]]; then
-        rsync -rl --exclude='.*' --exclude='*~' "$ROOT/kernel/overlay/" "$stage/"
-    fi
-    if compgen -G "$ROOT/include/uapi/linux/*.h" >/dev/null; then
-        mkdir -p "$stage/include/uapi/linux"
-        cp "$ROOT"/include/uapi/linux/*.h "$stage/include/uapi/linux/"
-    fi
-    accel=drivers/net/ethernet/mellanox/mlx5/core/en_accel
-    if compgen -G "$ROOT/drivers/net/mlx5-quic/*.[ch]" >/dev/null; then
-        mkdir -p "$stage/$accel"
-        cp "$ROOT"/drivers/net/mlx5-quic/*.[ch] "$stage/$accel/"
-    fi
-    tree_patch "$pristine" "$stage" "Linux $(kernel_version "$pristine")" "$ROOT"/kernel/patches/*.patch
+    kernel_lay "$stage"
+    tree_patch "$pristine" "$stage" "$what" "$backport/overlay.patch"
+    for patch in "$ROOT"/kernel/patches/*.patch; do
+        kernel_patch "$pristine" "$stage" "$what" "$patch" "$backport/$(basename "$patch")" || {
+            [[ $(kernel_base) = "$KERNEL_LTS" ]] ||
+                echo "error: $(basename "$patch") does not apply to $what; --base $KERNEL_LTS goes on with Linux $KERNEL_LTS"
+            return 1
+        }
+    done
 }
 
 kernel_version() {
@@ -264,7 +263,7 @@ kernel_configure() {
 kernel_compile() {
     local variant=$1 result=$2 pristine=$3 fragments=() variables=()
     local work tree tmp=$result.tmp
-    work=$CACHE/work/kernel-$variant
+    work=$CACHE/work/kernel-$variant-$(kernel_base)
     tree=$work/tree
     mkdir -p "$work"
     if [[ $variant = vanilla ]]; then
@@ -301,45 +300,41 @@ kernel_build_locked() {
     kernel_source_ensure || return
     pristine=$(kernel_source_dir)
     KERNEL_PROGRESS_TOTAL=${KERNEL_OBJECTS[$variant]} \
-        run_step "kernel $variant" "$LOGS/kernel-$variant.log" kernel_progress \
+        run_step "kernel $variant $(kernel_base)" "$LOGS/kernel-$variant-$(kernel_base).log" kernel_progress \
         kernel_compile "$variant" "$result" "$pristine" || return
     prune "$CACHE/kernels" "$variant-" "$KERNEL_KEEP"
-    prune "$CACHE/sources" linux- 2
+    prune "$CACHE/sources" "linux-$(kernel_base)" 2
 }
 
-# Prints where the unchanged source is unpacked.
-kernel_source_dir() {
-    printf '%s/sources/linux-%s' "$CACHE" "$(kernel_source_id)"
+# Prints where kernel_ensure links a kernel.
+kernel_link() {
+    case $1 in
+    stock) printf '%s/kernel/stock-%s' "$BUILD" "$KERNEL_LTS" ;;
+    stock-*) printf '%s/kernel/%s' "$BUILD" "$1" ;;
+    *) printf '%s/kernel/%s-%s' "$BUILD" "$1" "$(kernel_base)" ;;
+    esac
 }
 
-kernel_unpack_if_missing() {
-    [[ -d $1 ]] || run_step 'kernel source' "$LOGS/kernel-source.log" - kernel_unpack "$1"
-}
-
-# kernel_source_ensure: afterwards kernel_source_dir is there.
-kernel_source_ensure() {
-    local dir
-    dir=$(kernel_source_dir) || return
-    [[ ! -d $dir ]] || return 0
-    mkdir -p "$CACHE/sources"
-    with_lock kernel-source kernel_unpack_if_missing "$dir"
-}
-
-# kernel_ensure VARIANT: afterwards build/kernel/VARIANT/bzImage is the kernel of the present sources.
+# kernel_ensure VARIANT: afterwards kernel_link VARIANT has the kernel of the present sources.
 kernel_ensure() {
     local variant=$1 result
     case $variant in
     release | debug | fuzz | kcsan | vanilla) ;;
-    stock | stock-6.1)
-        stock_kernel_ensure "$variant"
+    stock)
+        stock_kernel_ensure "$KERNEL_LTS"
         return
         ;;
-    *) die "unknown kernel '$variant' (release, debug, fuzz, kcsan, vanilla, stock, stock-6.1)" ;;
+    stock-*)
+        stock_kernel_ensure "${variant#stock-}"
+        return
+        ;;
+    *) die "unknown kernel '$variant' (release, debug, fuzz, kcsan, vanilla, ${STOCK_SERIES[*]/#/stock-})" ;;
     esac
+    kernel_base_ensure || return
     result=$CACHE/kernels/$variant-$(kernel_key "$variant") || exit 1
     if [[ ! -f $result/bzImage ]]; then
-        with_lock "kernel-$variant" kernel_build_locked "$variant" || return
+        with_lock "kernel-$variant-$(kernel_base)" kernel_build_locked "$variant" || return
         result=$CACHE/kernels/$variant-$(kernel_key "$variant")
     fi
-    link_result "$result" "$BUILD/kernel/$variant"
+    link_result "$result" "$(kernel_link "$variant")"
 }

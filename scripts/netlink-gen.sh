@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Makes the code of the netlink family udp_crypto from its specification, with the kernel's own generator
-# (tools/net/ynl/ynl-gen-c.py of the kernel source that the guest kernels are built from).
+# (tools/net/ynl of the kernel source that the guest kernels are built from).
 
-. "$(dirname "$0")/lib.sh"
-. "$ROOT/scripts/tree.sh"
-. "$ROOT/scripts/kernel.sh"
+. "$(dirname "$0")/parts.sh"
 
 SPEC=Documentation/netlink/specs/udp_crypto.yaml
 
@@ -28,11 +26,8 @@ case ${1:-} in
 *) die "unknown option $1 (scripts/netlink-gen.sh --help)" ;;
 esac
 
-source=$CACHE/sources/linux-$(kernel_source_id)
-if [[ ! -d $source ]]; then
-    mkdir -p "$CACHE/sources"
-    with_lock kernel-source kernel_unpack_if_missing "$source"
-fi
+kernel_source_ensure
+source=$(kernel_source_dir)
 
 # A kernel tree as far as the generator looks: the specification, its schema, and where the tree begins.
 tree=$(mktemp -d)
@@ -42,14 +37,22 @@ cp "$source"/Documentation/netlink/*.yaml "$tree/Documentation/netlink/"
 cp "$ROOT/kernel/overlay/$SPEC" "$tree/$SPEC"
 : >"$tree/MAINTAINERS"
 
+generator=$source/tools/net/ynl/pyynl/ynl_gen_c.py
+[[ -f $generator ]] || generator=$source/tools/net/ynl/ynl-gen-c.py
+
+# The generator of 6.12 does not say how to call it, and includes a header once for each set that it defines.
+comparable() {
+    grep -v '^/\* To regenerate run: ' | uniq
+}
+
 generate() {
     local mode=$1 part=$2 out=$3
-    PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$source/tools/net/ynl/ynl-gen-c.py" --spec "$tree/$SPEC" \
+    PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$generator" --spec "$tree/$SPEC" \
         --mode "$mode" "--$part" -o "$tree/out/$(basename "$out")"
     if [[ -z $check ]]; then
         cp "$tree/out/$(basename "$out")" "$ROOT/$out"
         say "wrote $out"
-    elif ! diff -u "$ROOT/$out" "$tree/out/$(basename "$out")"; then
+    elif ! diff -u --label "$out" <(comparable <"$ROOT/$out") --label generated <(comparable <"$tree/out/$(basename "$out")"); then
         say "$out is not what its specification gives: scripts/netlink-gen.sh"
         status=1
     fi

@@ -7,6 +7,7 @@
 . "$ROOT/scripts/packages.sh"
 . "$ROOT/scripts/apt.sh"
 . "$ROOT/scripts/tree.sh"
+. "$ROOT/scripts/base.sh"
 . "$ROOT/scripts/kernel.sh"
 . "$ROOT/scripts/stock-kernel.sh"
 . "$ROOT/scripts/userspace.sh"

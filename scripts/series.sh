@@ -9,11 +9,12 @@
 
 usage() {
     cat <<'END'
-usage: ./run series [--output DIR] [--no-checkpatch] [--check [--full]] [--from N]
+usage: ./run series [--base B] [--output DIR] [--no-checkpatch] [--check [--full]] [--from N]
 
 Writes the series, in the form of `git format-patch`, to DIR (default build/series): a cover letter and
-small patches against Linux 6.12, for `git am` or `git send-email`. Then runs checkpatch --strict on them.
+small patches against Linux, for `git am` or `git send-email`. Then runs checkpatch --strict on them.
 
+  --base B      against which: 7.3 or 6.12
   --output DIR  where to; patches of an earlier run there are replaced
   --no-checkpatch
                 leave that out
@@ -22,7 +23,7 @@ small patches against Linux 6.12, for `git am` or `git send-email`. Then runs ch
   --full        with --check: also link the whole kernel and its modules after each
   --from N      with --check: build from patch N on only
 
-Environment: KERNEL_SRC= a tarball, a tree or a clean git checkout of another Linux 6.12 as the base. Of a
+Environment: KERNEL_SRC= a tarball, a tree or a clean git checkout of another Linux as the base. Of a
 checkout, the mails name the commit (base-commit); a tarball has none, so they name its version.
 Logs: build/log/series*.log.
 END
@@ -31,7 +32,8 @@ END
 SERIES=$ROOT/kernel/series
 # Each checkout cuts and builds for itself.
 CHECKOUT=$(printf '%s' "$ROOT" | key_of)
-WORK=$CACHE/work/series-$CHECKOUT
+kernel_base_ensure
+WORK=$CACHE/work/series-$CHECKOUT-$KERNEL_BASE
 AUTHOR_IN_FILES='the udp-quic-offload authors <udp-quic-offload@localhost>'
 
 output=$BUILD/series checkpatch=1 check='' full='' from=1 inner=''
@@ -82,7 +84,7 @@ base_checkout() {
 # Prints what the series is based on, for people.
 base_name() {
     printf 'Linux %s' "$(kernel_version "$PRISTINE")"
-    [[ -n ${KERNEL_SRC:-} ]] || printf ' as in %s %s of Debian' "$KERNEL_PACKAGE" "$(kernel_source_id)"
+    [[ -n ${KERNEL_SRC:-} ]] || printf ' as in linux-source-%s %s of Debian' "$(kernel_base)" "$(kernel_source_id)"
 }
 
 # Makes the repository BASE_GIT, whose branch base is PRISTINE: the commit of the checkout, else a commit of
@@ -138,6 +140,20 @@ patch_of_paths() {
                          on = !n || named != but }
         on { print }
         END { for (path in want) if (!(path in seen)) { print "no " path " in the patch" >"/dev/stderr"; exit 1 } }' "$patch"
+}
+
+# backport_of_paths PATCH [PATH...]: likewise of what a backport has instead, which need not be about all of them.
+backport_of_paths() {
+    local patch=$1
+    [[ -f $patch ]] || return 0
+    shift
+    awk -v paths="$*" '
+        BEGIN { n = split(paths, list, " "); but = list[1] ~ /^!/
+                for (i = 1; i <= n; i++) { sub(/^!/, "", list[i]); want[list[i]] = 1 } }
+        function wanted(path) { return !n || (path in want) != but }
+        /^Instead-of: / { if (wanted($2)) print; next }
+        /^diff --git / { path = $4; sub(/^b\//, "", path); on = wanted(path) }
+        on { print }' "$patch"
 }
 
 # drop_parts REGEX FILE: FILE without the top-level parts (what lies between blank lines outside of braces,
@@ -215,7 +231,8 @@ take() {
             ;;
         patch)
             patch_of_paths "$ROOT/kernel/patches/${paths[0]}" "${paths[@]:1}" >"$WORK/patch" || return 1
-            tree_patch "$PRISTINE" "$WHOLE" "the series at ${STEPS[at - 1]}" "$WORK/patch" || return 1
+            backport_of_paths "$ROOT/kernel/backport/$KERNEL_BASE/${paths[0]}" "${paths[@]:1}" >"$WORK/backport" || return 1
+            kernel_patch "$PRISTINE" "$WHOLE" "the series at ${STEPS[at - 1]}" "$WORK/patch" "$WORK/backport" || return 1
             ;;
         esac
     done

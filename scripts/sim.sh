@@ -7,6 +7,9 @@
 STEP_SOURCES+=' sim.sh'
 
 SIM_LIBRARY=$BUILD/cmake/sim/core
+# Whose headers the model's layouts come from: the same whatever Linux the guest's kernel is, so that --base
+# builds nothing else anew.
+SIM_BASE=$KERNEL_LTS
 
 sim_compile() {
     cmake -S "$ROOT" -B "$BUILD/cmake" -G Ninja -D "KERNEL_SRC_DIR=$1"
@@ -20,9 +23,9 @@ sim_up_to_date() {
 }
 
 sim_ensure_locked() {
-    kernel_source_ensure || return
+    kernel_source_ensure "$SIM_BASE" || return
     sim_up_to_date ||
-        run_step 'device model' "$LOGS/sim.log" userspace_progress sim_compile "$(kernel_source_dir)"
+        run_step 'device model' "$LOGS/sim.log" userspace_progress sim_compile "$(kernel_source_dir "$SIM_BASE")"
 }
 
 sim_ensure() {

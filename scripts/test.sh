@@ -14,7 +14,9 @@ Builds what is missing or out of date, then runs the tests with CTest, whose sum
   --all          also the tests that take long (label 'long')
   --only REGEX   only the tests whose name matches REGEX; if there is none, those with a matching label
                  (lint, kernel, guest, host, long, ...)
-  --kernel K     only the tests that run in a guest with kernel K (release, debug, vanilla, stock)
+  --kernel K     only the tests that run in a guest with kernel K (release, debug, vanilla,
+                 stock-7.3, ...)
+  --base B       with kernels made of Linux B, 7.3 or 6.12
   --resume       only the tests that have not passed yet on what this checkout is made of: after an interruption,
                  or after a change, --all --resume runs what is missing
   --list         tell which tests would run; builds and runs none
@@ -77,6 +79,7 @@ input_keys() {
 }
 
 packages_ensure
+kernel_base_ensure # of all guests that the tests start
 if [[ -n $list || -n $report ]]; then
     userspace_configure_ensure
 else
@@ -124,7 +127,7 @@ fi
 ! grep -qxF nginx <<<"$labels" || nginx_ensure
 # Large, and of no use to other tests.
 ! grep -qxF browser <<<"$labels" || packages_ensure_listed "$ROOT/scripts/packages-browser.txt"
-for variant in release debug vanilla stock stock-6.1; do
+for variant in release debug vanilla stock "${STOCK_SERIES[@]/#/stock-}"; do
     ! grep -qxF "$variant" <<<"$labels" || kernel_ensure "$variant"
 done
 

@@ -6,26 +6,47 @@
 
 STEP_SOURCES+=' tree.sh'
 
+# tree_fetch PRISTINE STAGE PATCH brings the files that PATCH changes, and that are not there yet, from PRISTINE.
+tree_fetch() {
+    local pristine=$1 stage=$2 patch=$3 file
+    while IFS= read -r file; do
+        if [[ ! -e $stage/$file && -e $pristine/$file ]]; then
+            mkdir -p "$stage/$(dirname "$file")"
+            cp -p "$pristine/$file" "$stage/$file"
+        fi
+    done < <(sed -nE 's,^(---|\+\+\+) [ab]/([^[:space:]]+).*,\2,p' "$patch" | sort -u)
+}
+
+TREE_PATCH=(patch -p1 --forward --no-backup-if-mismatch)
+
 # tree_patch PRISTINE STAGE WHAT PATCH... applies patches in order to the files in STAGE, fetching
-# those that are not there yet from PRISTINE. A patch whose surroundings moved a little still applies;
-# one with a rejected hunk fails, naming itself and WHAT it was meant for.
+# those that are not there yet from PRISTINE. A patch whose surroundings moved a little still applies (TREE_FUZZ
+# lines of a hunk's, 3 unless set); one with a rejected hunk fails, naming itself and WHAT it was meant for.
 tree_patch() {
-    local pristine=$1 stage=$2 what=$3 patch file
+    local pristine=$1 stage=$2 what=$3 patch
     shift 3
     for patch in "$@"; do
         [[ -f $patch ]] || continue # the pattern that matched nothing
         echo "patch $(basename "$patch")"
-        while IFS= read -r file; do
-            if [[ ! -e $stage/$file && -e $pristine/$file ]]; then
-                mkdir -p "$stage/$(dirname "$file")"
-                cp -p "$pristine/$file" "$stage/$file"
-            fi
-        done < <(sed -nE 's,^(---|\+\+\+) [ab]/([^[:space:]]+).*,\2,p' "$patch" | sort -u)
-        patch -d "$stage" -p1 --fuzz=3 --forward --no-backup-if-mismatch <"$patch" || {
+        tree_fetch "$pristine" "$stage" "$patch"
+        "${TREE_PATCH[@]}" --fuzz="${TREE_FUZZ:-3}" -d "$stage" <"$patch" || {
             find "$stage" -name '*.rej' -exec cat {} +
             echo "error: $(basename "$patch") does not apply to $what"
             return 1
         }
+    done
+}
+
+# tree_patch_rejects PRISTINE STAGE PATCH applies of PATCH what fits, and prints "FILE N" for each file of which it
+# had N hunks that did not. A hunk whose surroundings are not the same does not: on another Linux it might end in
+# the wrong place.
+tree_patch_rejects() {
+    local pristine=$1 stage=$2 patch=$3 file
+    tree_fetch "$pristine" "$stage" "$patch"
+    "${TREE_PATCH[@]}" --fuzz=0 --batch --silent -d "$stage" <"$patch" >&2 || true
+    (cd "$stage" && find . -name '*.rej' -printf '%P\n' | LC_ALL=C sort) | while IFS= read -r file; do
+        printf '%s %s\n' "${file%.rej}" "$(grep -c '^@@ ' "$stage/$file")"
+        rm -f "$stage/$file"
     done
 }
 

@@ -28,12 +28,12 @@ userspace_locked() {
 
 # userspace_ensure TARGET...: builds these; `all` is a target, too.
 userspace_ensure() {
-    kernel_source_ensure || return
-    userspace_locked userspace "$LOGS/userspace.log" userspace_progress userspace_compile "$(kernel_source_dir)" "$@"
+    kernel_source_ensure "$SIM_BASE" || return
+    userspace_locked userspace "$LOGS/userspace.log" userspace_progress userspace_compile "$(kernel_source_dir "$SIM_BASE")" "$@"
 }
 
 # userspace_configure_ensure: afterwards CTest knows the tests, though nothing may be built.
 userspace_configure_ensure() {
     [[ -f $BUILD/cmake/CTestTestfile.cmake ]] ||
-        userspace_locked configure "$LOGS/userspace-configure.log" - userspace_configure "$(kernel_source_dir)"
+        userspace_locked configure "$LOGS/userspace-configure.log" - userspace_configure "$(kernel_source_dir "$SIM_BASE")"
 }

@@ -14,8 +14,9 @@ Boots a guest and runs COMMAND in it as root, in the present folder. Below the g
 the host's, so that every installed program runs; what the guest writes there is gone at its end, except
 in the build folder, which is the host's. Standard input, output and error are COMMAND's.
 
-  --kernel K          release (default), debug, fuzz, kcsan, vanilla, stock (Debian's 6.12), stock-6.1, or the
-                      path of a bzImage
+  --kernel K          release (default), debug, fuzz, kcsan, vanilla, or Debian's own: stock-6.1, stock-6.12 (or
+                      stock), stock-7.3, or the path of a bzImage
+  --base B            the Linux that the first five are made of, 7.3 or 6.12
   --nic N             virtio (default): QEMU's user-mode network, guest at 10.0.2.15 and fec0::15,
                       host at 10.0.2.2; connectx: the same behind the ConnectX model, driven by the
                       kernel's own mlx5; e1000e: the same behind QEMU's model of an 82574L; none
@@ -91,7 +92,7 @@ if [[ $kernel = */* ]]; then
     image=$(realpath "$kernel")
 else
     kernel_ensure "$kernel" || exit 98
-    result=$(readlink -f "$BUILD/kernel/$kernel")
+    result=$(readlink -f "$(kernel_link "$kernel")")
     image=$result/bzImage
     [[ ! -d $result/lib/modules ]] || modules=$result/lib/modules
 fi
