@@ -118,6 +118,7 @@ kernel_patch() {
 kernel_stage() {
     local pristine=$1 stage=$2 backport what patch TREE_FUZZ=3
     # On a Linux that nobody has tried, a hunk that fits with some violence may end in the wrong place.
+    # shellcheck disable=SC2034 # tree_patch reads it
     [[ " ${KERNEL_BASES[*]} " = *" $(kernel_base) "* ]] || TREE_FUZZ=0
     what="Linux $(kernel_version "$pristine")"
     backport=$ROOT/kernel/backport/$(kernel_base)
