@@ -78,7 +78,7 @@ in_guest() {
     ip -n far link set lo up
     addresses "$near" "$far"
     export NETIF=$near LOCAL_V4=192.0.2.1 REMOTE_V4=192.0.2.2 LOCAL_V6=2001:db8::1 REMOTE_V6=2001:db8::2
-    export REMOTE_TYPE=netns REMOTE_ARGS=far PYTHONDONTWRITEBYTECODE=1 REMOTE_IF=$far
+    export REMOTE_TYPE=netns REMOTE_ARGS=far PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 REMOTE_IF=$far
     # Newer tools, and Debian's Python, which has its yaml.
     export PATH=$tools:/usr/bin:$PATH
     ethtool -K "$near" ntuple on
@@ -89,7 +89,7 @@ in_guest() {
             addresses "$near" "$far"
             checksums "$folder" >/tmp/out 2>&1 || status=$?
         else
-            (cd "$folder/$(dirname "$program")" && timeout 300 "./$(basename "$program")") >/tmp/out 2>&1 || status=$?
+            (cd "$folder/$(dirname "$program")" && timeout 1200 "./$(basename "$program")") >/tmp/out 2>&1 || status=$?
         fi
         cat /tmp/out
         # 4 is "skipped". A program that ran must also have passed something.
@@ -131,5 +131,5 @@ cp -r "$source/tools/testing/selftests/drivers/net" "$build/tools/testing/selfte
 cp -r "$source/tools/net/ynl" "$build/tools/net/"
 cp -r "$source/Documentation/netlink/specs" "$build/Documentation/netlink/"
 gcc -O2 -I "$source/tools/testing/selftests" -o "$build/tools/testing/selftests/net/lib/csum" "$source/tools/testing/selftests/net/lib/csum.c"
-SIM_TIMEOUT=900 "$here/guest-traffic.sh" --faults --cpus "$cpus" "$kernel" "$here/kernel-selftests.sh" "$log" \
+SIM_TIMEOUT=1500 "$here/guest-traffic.sh" --faults --cpus "$cpus" "$kernel" "$here/kernel-selftests.sh" "$log" \
     --guest "$build/tools/testing/selftests" "$tools" "$@"
