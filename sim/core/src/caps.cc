@@ -46,9 +46,8 @@ void fill_general(Bytes cap, const Config &config) {
     SET(log_bf_reg_size, kLogBlueFlameSize);
 
     // Events and completions
-    SET(log_max_eq, 7);
+    SET(log_max_eq, 7); // more than vectors: several may share one
     SET(log_max_eq_sz, 22);
-    SET(max_num_eqs, std::min(255U, config.msix_vectors));
     SET(log_max_cq, 16);
     SET(log_max_cq_sz, 22);
     SET(cq_oi, 1);
