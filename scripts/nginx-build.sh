@@ -7,6 +7,7 @@
 STEP_SOURCES+=' nginx-build.sh'
 
 NGINX_SUITE=trixie
+NGINX_CURL_SUITE=bookworm-backports
 NGINX_KEEP=4
 # Raise it with a change to this script that changes what comes out.
 NGINX_BUILD_REVISION=1
@@ -107,6 +108,26 @@ nginx_source() {
     for patch in "$ROOT"/integrations/nginx/patches/*.patch; do
         patch -d "$1" -p1 --forward --no-backup-if-mismatch <"$patch" || return
     done
+}
+
+# The library of curl that has HTTP/3, for the tests: in bookworm it is that of the backports.
+nginx_curl() {
+    local folder=$1 package
+    rm -rf "$folder.tmp"
+    apt_update "$NGINX_CURL_SUITE"
+    apt_download "$NGINX_CURL_SUITE" "$folder.tmp/packages" libcurl3-gnutls libngtcp2-16 libngtcp2-crypto-gnutls8 libnghttp3-9
+    for package in "$folder.tmp"/packages/*.deb; do
+        dpkg-deb -x "$package" "$folder.tmp"
+    done
+    rm -rf "$folder.tmp/packages" "$folder"
+    mv -T "$folder.tmp" "$folder"
+}
+
+# nginx_curl_ensure: afterwards build/curl-http3 has libcurl-gnutls.so.4 and what it needs.
+nginx_curl_ensure() {
+    [[ -d $CACHE/sources/curl-http3 ]] ||
+        run_step 'curl with HTTP/3' "$LOGS/nginx-curl.log" - nginx_curl "$CACHE/sources/curl-http3" || return
+    link_result "$CACHE/sources/curl-http3" "$BUILD/curl-http3"
 }
 
 # nginx_ensure: afterwards build/nginx/sbin/nginx is that of the present patches.

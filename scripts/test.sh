@@ -124,7 +124,10 @@ if grep -qxE 'guest|demo' <<<"$labels"; then
     qemu_ensure
     ! grep -qxF demo <<<"$labels" || kernel_ensure release
 fi
-! grep -qxF nginx <<<"$labels" || nginx_ensure
+if grep -qxF nginx <<<"$labels"; then
+    nginx_ensure
+    nginx_curl_ensure
+fi
 # Large, and of no use to other tests.
 ! grep -qxF browser <<<"$labels" || packages_ensure_listed "$ROOT/scripts/packages-browser.txt"
 for variant in release debug vanilla stock "${STOCK_SERIES[@]/#/stock-}"; do

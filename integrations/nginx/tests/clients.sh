@@ -12,7 +12,8 @@
 # As root in a guest. With PATH kernel and user over loopback, with hardware from eth0 to a network
 # namespace at eth1. Exit status: 1 if a case failed.
 #
-# Environment: CLIENTS_RECORD is a folder that gets the file that was sent (file.bin), the TLS secrets
+# Environment: CURL_LIBRARIES is the folder of libcurl-gnutls.so.4 with HTTP/3, for the cases of curl.
+# CLIENTS_RECORD is a folder that gets the file that was sent (file.bin), the TLS secrets
 # (secrets.log) and a line for each case (cases: port, name, packets that the kernel took).
 
 # Actions are called by their names.
@@ -270,6 +271,19 @@ run_case migration migrate reuseport 1 'quic_gso on;'
 run_case two-workers ten reuseport 2 'quic_gso on;'
 # Workers that share a socket share its SAs: each takes what it made, and nobody else's name for it.
 run_case one-worker-shared ten '' 1 'quic_gso on;'
+
+if [[ -n ${CURL_LIBRARIES:-} ]]; then
+    get="$(dirname "$(realpath "$0")")/curl-get"
+    curl_get() {
+        LD_LIBRARY_PATH=$CURL_LIBRARIES "${client_at[@]}" timeout 300 "$get" "https://$address4:$port/$1" \
+            "$work/download/curl" "${2:-1}" >>"$work/client.log" 2>&1
+        cmp "$work/root/$1" "$work/download/curl" >>"$work/client.log" 2>&1
+    }
+    curl_large() { curl_get large.bin; }
+    curl_thrice() { curl_get file.bin 3; }
+    run_case curl curl_large reuseport 1 'quic_gso on;'
+    run_case curl-three-requests curl_thrice reuseport 1 'quic_gso on;'
+fi
 
 # --- key update --------------------------------------------------------------------------------------
 

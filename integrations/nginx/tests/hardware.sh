@@ -5,6 +5,8 @@
 # ngtcp2-client at the other (clients.sh). Then the wire is looked at from outside of the guest: tshark has to
 # decrypt every packet of both sides, and quic-wire-audit must find no plaintext.
 #
+# CURL_LIBRARIES: as with clients.sh; curl logs no secrets, so its cases are not decrypted.
+#
 # usage: hardware.sh NGINX REFUSE AUDITOR OPENER KERNEL LOG [CASE]...
 #   NGINX, REFUSE, CASE  as with clients.sh
 #   AUDITOR, OPENER      quic-wire-audit, quic-wire-open
@@ -23,7 +25,7 @@ ports=4401-4499
 
 status=0
 "$root/run" vm --kernel "$kernel" --nic none --cpus 2 --memory 2048 --timeout "${CLIENTS_TIMEOUT:-2000}" --log "$log" \
-    --env "CLIENTS_RECORD=$work" \
+    --env "CLIENTS_RECORD=$work" --env CURL_LIBRARIES \
     --qemu-arg -netdev --qemu-arg hubport,id=wire0,hubid=0 \
     --qemu-arg -netdev --qemu-arg hubport,id=wire1,hubid=0 \
     --qemu-arg -device --qemu-arg pcie-root-port,id=port0,chassis=1 \
@@ -45,6 +47,7 @@ check() {
 "$root/scripts/wire-decrypt.sh" "$work/wire.pcap" "$work/secrets.log" "$ports" >"$work/decrypted.json"
 looked_at=0
 while read -r port name taken; do
+    [[ $name != curl* ]] || continue
     looked_at=$((looked_at + 1))
     # Wireshark 4.0 does not decrypt these in QUIC.
     if [[ $name = cipher-AES-128-CCM ]]; then
