@@ -566,10 +566,12 @@ static inline void quic_offload_control_wipe(struct quic_offload_control *contro
 }
 
 /*
- * What a sender does about an errno of sendmsg() with UDP_QUIC_CRYPTO. Every
- * error is a refusal: nothing was sent, no packet number was used and no
- * zero-copy completion will come, so the same packets may go out under the same
- * numbers.
+ * What a sender does about an errno of sendmsg() with UDP_QUIC_CRYPTO. An error
+ * means that the send was refused: nothing was sent, no packet number was used and
+ * no completion of MSG_ZEROCOPY comes, so the same packets may go out under the
+ * same numbers. What happens to packets later (a firewall's rule, a full queue) is
+ * no error: it is a loss, as on the wire, and the numbers are used. So send again
+ * under the same numbers after an error, and never otherwise.
  */
 enum quic_offload_advice {
     QUIC_OFFLOAD_WAIT,          /* until the socket is writable, then send the same again */
@@ -584,7 +586,7 @@ static inline enum quic_offload_advice quic_offload_advise(int error_number)
     switch (error_number) {
     case EAGAIN:
         return QUIC_OFFLOAD_WAIT;
-    case ENOBUFS: /* also: too much MSG_ZEROCOPY outstanding */
+    case ENOBUFS: /* or too much MSG_ZEROCOPY outstanding: the same again without it */
     case ENOMEM:
     case EMSGSIZE: /* a path MTU probe that was too large, say */
     case EINTR:
