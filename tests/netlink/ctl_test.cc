@@ -306,7 +306,7 @@ TEST_F(Ctl, StatisticsOfThisNamespace) {
     EXPECT_EQ(stats.at("sa_count"), 1U);
     EXPECT_EQ(stats.at("sa_added"), 1U);
     EXPECT_EQ(stats.at("tx_packets"), 0U);
-    EXPECT_EQ(stats.size(), 16U);
+    EXPECT_EQ(stats.size(), 18U);
     EXPECT_NE(tool({"stats"}).out.find("sa-count             1\n"), std::string::npos);
 }
 

@@ -54,7 +54,7 @@ else
     # The SA of packets that are written already is gone: they go out under their numbers all the same.
     run_case refused '.stepped_back > 0 and .packets_kernel == .kernel.TxPackets and .packets_user > 300' 1000000 forget
     # ... and the next key is the kernel's again.
-    run_case refused-then-key-update '.stepped_back > 0 and .packets_kernel > 1000 and .active' 3000000 forget update
+    run_case refused-then-key-update '.stepped_back > 0 and .key_updates > 0 and .packets_kernel > 200 and .active' 3000000 forget update
     before=$(<"$limit")
     echo 0 >"$limit"
     run_case table-full '.packets_kernel == 0 and .sa_error == 28 and .packets_user > 600' 1000000

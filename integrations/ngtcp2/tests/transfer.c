@@ -286,6 +286,8 @@ static uint8_t *free_buffers[BATCHES];
 static size_t free_buffer_count;
 static void *slots[BATCHES];
 static struct quic_offload_zerocopy zerocopy;
+/* Stands for the sends of a batch before its last one, which gives the buffer back. */
+static uint8_t part_of_batch[1];
 
 static uint8_t *get_buffer(void)
 {
@@ -310,25 +312,29 @@ static void read_completions(int fd)
         for (;; ++number) {
             void *buffer = quic_offload_zerocopy_take(&zerocopy, number);
 
-            if (buffer != NULL) {
-                free_buffers[free_buffer_count++] = (uint8_t *)buffer;
+            if (buffer != NULL)
                 ++zerocopy_completions;
-            }
+            if (buffer != NULL && buffer != part_of_batch)
+                free_buffers[free_buffer_count++] = (uint8_t *)buffer;
             if (number == completion.last)
                 break;
         }
     }
 }
 
-/* Of the three calls, the third. */
-static void send_batch(struct endpoint *server, struct ngtcp2_offload_batch *batch)
+/*
+ * Of the three calls, the third. The packets are in @buffer, which the kernel may
+ * keep; null: it must copy them. Returns true if it has kept the buffer.
+ */
+static bool send_batch(struct endpoint *server, struct ngtcp2_offload_batch *batch, uint8_t *buffer)
 {
     struct msghdr message;
     bool with_zerocopy;
+    uint64_t i;
     int error;
 
     if (batch->packets.packets == 0)
-        return;
+        return false;
     memset(&message, 0, sizeof(message));
     message.msg_name = &server->remote;
     message.msg_namelen = sizeof(server->remote);
@@ -336,7 +342,7 @@ static void send_batch(struct endpoint *server, struct ngtcp2_offload_batch *bat
     do {
         if (option_zerocopy)
             read_completions(server->fd);
-        with_zerocopy = option_zerocopy && !quic_offload_zerocopy_is_full(&zerocopy);
+        with_zerocopy = option_zerocopy && buffer != NULL && !quic_offload_zerocopy_is_full(&zerocopy);
         error = ngtcp2_offload_send(server->offload, server->fd, &message, batch,
                                     with_zerocopy ? MSG_ZEROCOPY : 0);
         if (error == EAGAIN) {
@@ -347,6 +353,11 @@ static void send_batch(struct endpoint *server, struct ngtcp2_offload_batch *bat
     } while (error == EAGAIN);
     if (error != 0 && error != EMSGSIZE) /* a path MTU probe may be too large */
         fail("send", error);
+    for (i = 0; i < batch->zerocopy_sends; ++i)
+        quic_offload_zerocopy_sent(&zerocopy,
+                                   i + 1 == batch->zerocopy_sends ? buffer : part_of_batch);
+    zerocopy_sends += batch->zerocopy_sends;
+    return batch->zerocopy_sends != 0;
 }
 
 static void maybe_update_key(struct endpoint *server, ngtcp2_tstamp ts)
@@ -376,13 +387,28 @@ static void maybe_forget(struct endpoint *server)
     option_forget = false;
 }
 
+/* All of the stream: ngtcp2 reads it again when it sends a lost packet anew. */
+static uint8_t *body;
+
+static void make_body(void)
+{
+    uint64_t i;
+
+    body = (uint8_t *)malloc(total);
+    if (body == NULL)
+        fail("body", ENOMEM);
+    for (i = 0; i < total; ++i)
+        body[i] = content(i);
+}
+
 /* Of the three calls, the second. */
 static void write_server(struct endpoint *server)
 {
     struct ngtcp2_offload_batch batch = {0}, datagram = {0};
     const ngtcp2_tstamp ts = now();
-    uint8_t *buffer = get_buffer(), chunk[4096];
+    uint8_t *buffer = get_buffer();
     size_t used = 0;
+    bool kept = false;
 
     if (server->stream < 0 && ngtcp2_conn_get_handshake_completed(server->conn))
         (void)ngtcp2_conn_open_uni_stream(server->conn, &server->stream, NULL);
@@ -390,14 +416,11 @@ static void write_server(struct endpoint *server)
     maybe_forget(server);
     while (used + 1500 <= BUFFER) {
         const uint64_t left = server->stream >= 0 && !server->finished ? total - server->offset : 0;
-        ngtcp2_vec data = {chunk, left < sizeof(chunk) ? (size_t)left : sizeof(chunk)};
+        ngtcp2_vec data = {body + server->offset, left < 4096 ? (size_t)left : 4096};
         ngtcp2_path_storage path;
         ngtcp2_pkt_info info;
         ngtcp2_ssize length, taken = -1;
-        size_t i;
 
-        for (i = 0; i < data.len; ++i)
-            chunk[i] = content(server->offset + i);
         ngtcp2_path_storage_zero(&path);
         length = ngtcp2_offload_writev_stream(
             server->offload, &datagram, server->conn, &path.path, &info, buffer + used, 1500, &taken,
@@ -418,19 +441,16 @@ static void write_server(struct endpoint *server)
             break;
         used += (size_t)length;
         if (!ngtcp2_offload_join(&batch, &datagram)) {
-            send_batch(server, &batch);
+            kept = send_batch(server, &batch, buffer);
             batch = datagram;
             memset(&datagram, 0, sizeof(datagram));
             if (option_zerocopy)
                 break; /* a buffer for each batch */
         }
     }
-    send_batch(server, &batch);
+    kept |= send_batch(server, &batch, kept ? NULL : buffer);
     ngtcp2_conn_update_pkt_tx_time(server->conn, ts);
-    zerocopy_sends += batch.zerocopy_sends;
-    if (batch.zerocopy_sends != 0)
-        quic_offload_zerocopy_sent(&zerocopy, buffer);
-    else
+    if (!kept)
         free_buffers[free_buffer_count++] = buffer;
 }
 
@@ -517,6 +537,7 @@ int main(int count, char **arguments)
     const int on = 1;
 
     parse(count, arguments);
+    make_body();
     make_certificate();
     open_socket(&server);
     open_socket(&client);
