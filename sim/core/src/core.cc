@@ -31,7 +31,7 @@ constexpr unsigned kMaxPayload = 256;     // bytes, PCIe MPS
 // For WorkMeter: an interrupt, a frame or a line of the log is the emulator's work too.
 constexpr std::size_t kCallOfHost = 20;
 constexpr std::size_t kBytesCopied = 256; // in a unit
-constexpr std::size_t kDigPerReset = 2 * WorkMeter::kPerCall;
+constexpr std::size_t kDigPerReset = WorkMeter::kPerCall;
 constexpr std::size_t kDigForMemory = WorkMeter::kPerCall / 2;
 
 /// Pieces of a range, none over a multiple of `piece`.

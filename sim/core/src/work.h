@@ -63,7 +63,7 @@ class Graveyard {
     /// Destroys a container's elements as far as `units` allow; true when it is empty.
     template <typename Container>
     static bool destroy_some(Container &container, std::size_t &units) {
-        constexpr std::size_t kElement = 4;
+        constexpr std::size_t kElement = 16; // in no cache, and of several pieces
         while (units > 0 && !container.empty()) {
             if (!dismantle(*container.begin(), units))
                 return false;
