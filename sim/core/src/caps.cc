@@ -65,7 +65,6 @@ void fill_general(Bytes cap, const Config &config) {
     SET(max_indirection, 1);
     SET(umr_ptr_rlky, 1);
     SET(fixed_buffer_size, 1); // keys made of pieces of others (KSM)
-    SET(hca_cap_2, 1);
 
     // Work queues
     SET(log_max_qp, 5); // RDMA queue pairs: the smallest the driver's arithmetic accepts
