@@ -317,7 +317,8 @@ void unplug_and_plug(const std::string &pci) {
     std::string reply = qmp.execute(R"({"execute":"device_del","arguments":{"id":"nic0"}})");
     ASSERT_TRUE(good(reply)) << reply;
     // Until the guest has let it go QEMU shows it, and answers questions about it.
-    ASSERT_TRUE(eventually([&] { return !good(qmp.model_state("nic0")); })) << "still there";
+    ASSERT_TRUE(eventually([&] { return !good(qmp.model_state("nic0")); }, std::chrono::minutes(3)))
+        << "still there";
     EXPECT_NE(::access(("/sys/bus/pci/devices/" + pci).c_str(), F_OK), 0);
     reply = qmp.execute(R"({"execute":"device_add","arguments":{"driver":"connectx","id":"nic0",)"
                         R"("bus":"port0","netdev":"wire0","mac":"02:00:00:00:00:01"}})");
