@@ -141,7 +141,7 @@ ten() {
 # --- cases -----------------------------------------------------------------------------------------
 
 counter() {
-    sed -n "s/^$1[[:space:]]*//p" "$statistics" 2>/dev/null | grep . || echo 0
+    sed -nE "s/^$1[[:space:]]+//p" "$statistics" 2>/dev/null | grep . || echo 0
 }
 
 # What the NIC has protected
