@@ -500,34 +500,54 @@ static bool udp_crypto_untouched(struct sk_buff *skb, netdev_features_t features
 	return !udp_hdr(skb)->check;
 }
 
+/* An IP header without options or extension headers, of a UDP datagram of
+ * @udp_len bytes, between two offsets of the linear data?
+ */
+static bool udp_crypto_plain_ip(const struct sk_buff *skb, int ip, int udp,
+				unsigned int udp_len)
+{
+	const struct iphdr *iph = (struct iphdr *)(skb->data + ip);
+	const struct ipv6hdr *ip6h = (struct ipv6hdr *)iph;
+
+	if (iph->version == 4)
+		return udp - ip == sizeof(*iph) && iph->ihl == 5 &&
+		       iph->protocol == IPPROTO_UDP &&
+		       ntohs(iph->tot_len) == sizeof(*iph) + udp_len;
+	return udp - ip == sizeof(*ip6h) && ip6h->version == 6 &&
+	       ip6h->nexthdr == IPPROTO_UDP &&
+	       ntohs(ip6h->payload_len) == udp_len;
+}
+
 /* Does the device find the payload where the headers say it is? Only what is as
  * the sender's IP layer made it, in one Ethernet frame with VLAN tags or without,
- * goes to a device: what that makes of others, nobody knows.
+ * goes to a device: what that makes of others, nobody knows. This is each
+ * packet's way, so it goes by the offsets and searches nothing; whatever does
+ * not fit has udp_crypto_payload() look for it.
  */
 static bool udp_crypto_as_sent(const struct sk_buff *skb,
 			       const struct net_device *dev)
 {
-	unsigned int payload, iphlen, ip, depth = ETH_HLEN;
+	const struct udp_crypto_ext *ext = skb_ext_find(skb, SKB_EXT_UDP_CRYPTO);
+	unsigned int udp_len = sizeof(struct udphdr) + ext->len;
+	int ip = skb_network_offset(skb), udp = skb_transport_offset(skb);
+	int depth = ETH_HLEN;
 	__be16 type;
-	bool v6;
 
-	if (skb->encapsulation || dev->type != ARPHRD_ETHER)
+	if (skb->encapsulation || dev->type != ARPHRD_ETHER ||
+	    ip < ETH_HLEN || udp <= ip || skb->len != udp + udp_len ||
+	    skb_headlen(skb) < udp + sizeof(struct udphdr) ||
+	    (skb_is_gso(skb) ? skb_shinfo(skb)->gso_size != ext->seg_size :
+			       ext->len > ext->seg_size))
 		return false;
-	payload = udp_crypto_payload(skb, &iphlen);
-	if (!payload || skb_headlen(skb) < payload)
-		return false;
-	ip = payload - sizeof(struct udphdr) - iphlen;
-	if (ip < ETH_HLEN || skb_network_offset(skb) != ip ||
-	    skb_transport_offset(skb) != ip + iphlen)
-		return false;
-	v6 = ip_hdr(skb)->version == 6;
-	if (iphlen != (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)))
+	if (ntohs(udp_hdr(skb)->len) != udp_len ||
+	    !udp_crypto_plain_ip(skb, ip, udp, udp_len))
 		return false;
 
 	type = ((struct ethhdr *)skb->data)->h_proto;
 	for (; eth_type_vlan(type) && depth + VLAN_HLEN <= ip; depth += VLAN_HLEN)
 		type = ((struct vlan_hdr *)(skb->data + depth))->h_vlan_encapsulated_proto;
-	return depth == ip && type == (v6 ? htons(ETH_P_IPV6) : htons(ETH_P_IP));
+	return depth == ip && type == (ip_hdr(skb)->version == 6 ?
+				       htons(ETH_P_IPV6) : htons(ETH_P_IP));
 }
 
 static bool udp_crypto_dev_can(struct net_device *dev, struct sk_buff *skb,
