@@ -389,10 +389,14 @@ if [[ $path = hardware ]]; then
     # route to the client.)
     # comes_and_goes ADDRESS PORT
     comes_and_goes() {
-        local status=0 pid
+        local status=0 pid tries
+        rm -f "$work/download/large.bin"
         client "${1%/*}" "$2" https://localhost/large.bin &
         pid=$!
-        sleep 0.7
+        for ((tries = 0; tries < 400; tries++)); do
+            (($(stat -c %s "$work/download/large.bin" 2>/dev/null || echo 0) < 500000)) || break
+            sleep 0.05
+        done
         ip addr del "$1" dev eth0
         sleep 0.3
         ip addr add "$1" dev eth0 "${@:3}"

@@ -253,7 +253,7 @@ std::map<std::string, std::uint64_t> loss_counters(const World &world) {
         const InNamespace inside(*ns);
         const Statistics statistics = Statistics::read();
         for (const auto &[name, value] : statistics.all())
-            if (name.starts_with("Drop"))
+            if (name.starts_with("Drop") || name == "TxLost")
                 out[std::string(host) + "." + name] = value;
         for (const auto &[name, value] : snmp_counters())
             out[std::string(host) + "." + name] = value;

@@ -226,7 +226,7 @@ CommandStatus CommandInterface::execute(ConstBytes in, Bytes out) {
 void CommandInterface::begin(unsigned index) {
     if (queue_.value == 0 || core_.iseg.nic_interface() != NicInterface::kFullDriver)
         return;
-    current_.emplace();
+    current_ = InWork(); // not emplace(): clang 14 finds no default constructor of a nested class
     current_->index = index;
     mlx5_cmd_layout &entry = current_->entry.value;
     if (!core_.dma_read(slot(index), bytes_of(entry)) || (entry.status_own & kOwnerHw) == 0) {

@@ -24,7 +24,9 @@ template <typename T> struct WipingAllocator {
         wipe({reinterpret_cast<std::uint8_t *>(p), n * sizeof(T)});
         std::allocator<T>{}.deallocate(p, n);
     }
-    friend bool operator==(const WipingAllocator &, const WipingAllocator &) { return true; }
+    friend bool operator==(const WipingAllocator & /*left*/, const WipingAllocator & /*right*/) {
+        return true;
+    }
 };
 
 using SecretBytes = std::vector<std::uint8_t, WipingAllocator<std::uint8_t>>;
