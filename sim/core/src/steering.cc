@@ -201,7 +201,7 @@ CommandStatus take_mask(ConstBytes criteria, unsigned enable, MatchWords &mask) 
     mask = {};
     if ((enable & MLX5_MATCH_OUTER_HEADERS) != 0)
         mask = outer_headers(criteria);
-    return masked(mask, kKnown) == mask ? kOk : bad_param(0x41a);
+    return masked(kKnown, mask) == mask ? kOk : bad_param(0x41a);
 }
 
 CommandStatus create_flow_group(Core &core, const Command &cmd) {
