@@ -85,7 +85,7 @@ std::string with_ip_batches(const std::string &script) {
         batch.clear();
     };
     for (std::size_t at = 0; at < script.size();) {
-        std::size_t end = script.find(';', at);
+        std::size_t end = script.find_first_of(";\n", at);
         // Separators within quotes and compound commands end what can be cut.
         if (script.find_first_of("'\"{$(|&<>", at) < end || script.compare(at, 4, "for ") == 0 ||
             script.compare(at, 3, "if ") == 0) {
@@ -100,7 +100,7 @@ std::string with_ip_batches(const std::string &script) {
             flush();
             out += part + "\n";
         }
-        at = script.find_first_not_of(" ;", end);
+        at = script.find_first_not_of(" ;\n", end);
         if (at == std::string::npos)
             break;
     }
